@@ -1,0 +1,289 @@
+"""The command ``pix2gan``: parses, calls, prints.
+
+Nothing of weight is imported before a command runs, so that ``pix2gan --help`` answers at once.
+Exit codes: 0 done; 1 some inputs failed and the rest is done; 2 the request cannot be carried out
+(usage, configuration, a bad model, ...), with one sentence on standard error; 130 stopped by
+Ctrl-C. ``PIX2GAN_DEBUG=1`` shows tracebacks.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import App, ArgumentCollection, CycloptsError, Parameter
+from cyclopts.config import Dict
+
+from pix2gan import __version__
+from pix2gan.errors import ConfigError, Pix2ganError
+from pix2gan.training.config import TrainConfig, read_yaml
+
+DONE, SOME_FAILED, CANNOT = 0, 1, 2
+INTERRUPTED, BROKEN_PIPE = 130, 141  # 128 + SIGINT, 128 + SIGPIPE, as shells count
+
+app = App(
+    name="pix2gan",
+    help="Turn images of one kind into images of another: sketches into photos, and back.",
+    version=__version__,
+    help_flags=["--help", "-h"],
+    version_flags=["--version"],
+    result_action="return_value",
+    exit_on_error=False,
+    print_error=False,
+    suppress_keyboard_interrupt=False,
+)
+
+
+def _layer_config_file(command: App, names: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Fill in from the file behind ``--config`` what the command line leaves open."""
+    given = {argument.name: argument.tokens[-1].value for argument in arguments if argument.tokens}
+    path = given.get("--config")
+    if path is None:
+        return
+    values = read_yaml(path)
+    if "--steps" in given or "--epochs" in given:  # two ways to say the same thing
+        values = {k: v for k, v in values.items() if k not in ("steps", "epochs")}
+    values = {name: value for name, value in values.items() if value is not None}
+    Dict(values, source=path, use_commands_as_keys=False)(command, names, arguments)
+
+
+train_app = App(
+    name="train",
+    help="Train a translator on your own images.",
+    config=_layer_config_file,
+    sort_key=2,
+)
+ops_app = App(name="ops", help="Show what computes the ops on this machine.", sort_key=4)
+app.command(train_app)
+app.command(ops_app)
+
+
+@app.command(sort_key=0)
+def demo(*, out: Path = Path("pix2gan-demo")) -> None:
+    """Turn the bundled drawings into photos and show where they are.
+
+    Parameters
+    ----------
+    out
+        Folder to write to; files of an earlier demo are replaced.
+    """
+    from pix2gan.demo import run_demo
+
+    print(f"The drawings and their photos, side by side: {run_demo(out)}")
+
+
+@app.command(sort_key=1)
+def translate(
+    source: str,
+    /,
+    *more: Annotated[str, Parameter(show=False)],
+    model: Annotated[str, Parameter(alias="-m")],
+    out: Annotated[Path, Parameter(alias="-o")],
+    recursive: bool = True,
+    batch_size: int = 4,
+    suffix: str = "",
+    format: Literal["png", "jpg", "webp", "tiff"] | None = None,
+    quality: int = 95,
+    on_exists: Literal["skip", "overwrite"] = "skip",
+    resize: Literal["none", "fit"] | None = None,
+    workers: int | None = None,
+    progress: bool | None = None,
+    device: str | None = None,
+    dtype: Literal["float32", "bfloat16"] | None = None,
+) -> int:
+    """Translate a file, a folder or a glob; what is there already is skipped.
+
+    Parameters
+    ----------
+    source
+        An image, a folder with images, or a glob in quotes, as in "photos/**/*.jpg".
+    model
+        A bundled model (see pix2gan models), a model's or training run's folder, a .safetensors
+        file, or a hub id org/name.
+    out
+        Folder for the outputs, which mirrors the source; for a single image also a file name.
+    recursive
+        Sub-folders, too.
+    batch_size
+        Images of equal size that go through the network at once.
+    suffix
+        Put behind the stem of every output's name: _photo makes a.png a_photo.png.
+    format
+        Format of the outputs; JPEG and WebP stay what they are and all else becomes PNG if not
+        given.
+    quality
+        Of JPEG and WebP, 1 to 100.
+    on_exists
+        What to do with outputs that are there already.
+    resize
+        Run the network at the image's resolution (none) or at the one it was trained at (fit); as
+        the model's config says if not given.
+    workers
+        Threads that decode, and as many that encode.
+    progress
+        A bar on a terminal and lines elsewhere, if not given.
+    device
+        cpu, cuda, cuda:1, ...; the GPU where there is one if not given.
+    dtype
+        Precision of the network's arithmetic; float32 if not given.
+    """
+    from pix2gan.translation import Translator
+
+    if more:
+        raise ConfigError(
+            f"one source at a time, and here are {1 + len(more)}: put a glob in quotes, as in "
+            f"'photos/*.jpg', so that pix2gan and not the shell expands it."
+        )
+    translator = Translator.from_pretrained(model, device=device, dtype=dtype)
+    report = translator.translate_paths(
+        source,
+        out,
+        recursive=recursive,
+        batch_size=batch_size,
+        suffix=suffix,
+        format=format,
+        quality=quality,
+        on_exists=on_exists,
+        resize=resize,
+        workers=workers,
+        progress=progress,
+    )
+    print(report)
+    return SOME_FAILED if report.failed else DONE
+
+
+@train_app.command
+def pix2pix(
+    options: Annotated[TrainConfig, Parameter(name="*")], *, config: Path | None = None
+) -> None:
+    """Train on pairs of images: conditional GAN and L1 (Isola et al., 2017).
+
+    Parameters
+    ----------
+    config
+        YAML file with options of the same names; what is given on the command line wins.
+    """
+    from pix2gan.training import train
+
+    if options.method != "pix2pix":
+        raise ConfigError(
+            f"pix2gan train pix2pix was told --method {options.method}: leave it out."
+        )
+    train(options)
+
+
+@app.command(sort_key=3)
+def evaluate(
+    outputs: Path, references: Path, /, *, report: Path | None = None, seed: int = 0
+) -> None:
+    """Score translated images against the real ones: PSNR, SSIM, L1, sliced Wasserstein distance.
+
+    Parameters
+    ----------
+    outputs
+        The translated images, a folder or a file.
+    references
+        The real images of the same names and sizes.
+    report
+        Write the scores of every image to this JSON file.
+    seed
+        Seed of the sliced Wasserstein distance's patches and projections.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from pix2gan.evaluation.report import evaluate_folders
+
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("Scoring")
+        result = evaluate_folders(
+            outputs,
+            references,
+            report=report,
+            seed=seed,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    print(result.summary())
+
+
+@ops_app.command(name="list")
+def list_ops() -> None:
+    """List the backends, whether they run here, and which ops each one computes."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from pix2gan import ops
+
+    backends = ops.list_backends()
+    table = Table("primitive", *(backend.name for backend in backends), box=None)
+    for primitive in ops.dispatch.primitives():
+        marks = ("yes" if primitive in backend.primitives else "-" for backend in backends)
+        table.add_row(primitive, *marks)
+    Console().print(table)
+    for backend in backends:
+        state = "available" if backend.available else f"not available: {backend.reason}"
+        print(f"{backend.name} ({', '.join(backend.devices)}): {state}")
+
+
+@app.command(sort_key=5)
+def models(pattern: str = "*", /) -> None:
+    """List the bundled models and the generators that can be trained.
+
+    Parameters
+    ----------
+    pattern
+        Show only names that match, as in "*unet*".
+    """
+    from fnmatch import fnmatchcase
+
+    from pix2gan.checkpoints import list_pretrained
+    from pix2gan.models import list_models
+
+    bundled = [name for name in list_pretrained() if fnmatchcase(name, pattern)]
+    generators = list_models(pattern)
+    if not bundled and not generators:
+        raise ConfigError(f"no model is called {pattern!r}; pix2gan models shows all of them.")
+    for title, names in (("bundled models", bundled), ("generators to train", generators)):
+        for line in [f"{title}:", *(f"  {name}" for name in names)] if names else []:
+            print(line)
+
+
+@app.command(sort_key=6)
+def doctor() -> None:
+    """Show versions, devices, backends and why one is missing; paste it into a bug report."""
+    from pix2gan.doctor import report
+
+    print(report())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line (``sys.argv`` if none is given) and return its exit code."""
+    logging.basicConfig(format="pix2gan: %(message)s", level=logging.WARNING)
+    try:
+        result = app(sys.argv[1:] if arguments is None else list(arguments))
+        sys.stdout.flush()
+        return result if isinstance(result, int) else DONE
+    except KeyboardInterrupt:
+        print("pix2gan: stopped", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except (CycloptsError, Pix2ganError, OSError) as error:
+        if os.environ.get("PIX2GAN_DEBUG"):
+            raise
+        print(f"pix2gan: error: {_sentence(error)}", file=sys.stderr)
+        return CANNOT
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        names = [os.fspath(n) for n in (error.filename, error.filename2) if n is not None]
+        return f"{' -> '.join(map(str, names))}: {error.strerror}" if names else error.strerror
+    return " ".join(str(error).split()) or type(error).__name__

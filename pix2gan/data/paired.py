@@ -1,0 +1,571 @@
+"""Paired data: for each image of the input domain the one that it should become.
+
+``open_paired`` recognises three layouts (docs in its docstring), ``check_paired`` opens every file
+before training does. Which image is input and which is target is settled here: item ``"A"`` is
+always what the generator reads and item ``"B"`` what it should make.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, TypeVar, get_args
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from pix2gan.data.image_io import (
+    Array,
+    list_images,
+    natural_key,
+    open_image,
+    to_channels,
+    to_rgb,
+    to_uint8,
+)
+from pix2gan.data.sampler import SampleKey, random_stream
+from pix2gan.data.transforms import (
+    Augmenter,
+    AugmentOptions,
+    Fit,
+    fit_image,
+    is_photo,
+    to_tensor,
+    trim_frame,
+    white_border_share,
+)
+from pix2gan.errors import BadImageError, ConfigError, DataError
+
+Direction: TypeAlias = Literal["AtoB", "BtoA"]
+Split: TypeAlias = Literal["train", "test", "all"]
+Layout: TypeAlias = Literal["side-by-side", "two folders", "sketched photos"]
+
+NAMED_IN_ERRORS = 20
+"""So many files are named in an error, the others counted."""
+
+_PAIR_FOLDERS = {
+    "train": (("trainA", "trainB"), ("A", "B")),
+    "test": (("testA", "testB"), ("valA", "valB")),
+}
+
+
+@dataclass(frozen=True)
+class PairFiles:
+    """Where a pair comes from: two files, or one that holds both."""
+
+    name: str
+    """Path below the data folder without suffix, "/" between folders."""
+    a: Path | None
+    """Image of domain A; None where it is drawn from ``b``, or the left half of it."""
+    b: Path
+    """Image of domain B, or of both side by side."""
+
+
+@dataclass(frozen=True)
+class PairedSummary:
+    """What ``check_paired`` found when everything was in order."""
+
+    layout: Layout
+    pairs: int
+    left_out: tuple[str, ...]
+    """Names left out because their background is not plain."""
+    smallest: tuple[int, int]
+    largest: tuple[int, int]
+    """Sizes (height, width) of the smallest and the largest image of domain B by area."""
+
+    def __str__(self) -> str:
+        (h0, w0), (h1, w1) = self.smallest, self.largest
+        text = f"{self.pairs} pairs ({self.layout}), {w0} x {h0} to {w1} x {h1} pixels"
+        if self.left_out:
+            text += f"; {len(self.left_out)} photos without a plain white border left out"
+        return text
+
+
+class PairedDataset(Dataset[dict[str, Any]]):
+    """Pairs as tensors; made by ``open_paired``.
+
+    ``dataset[epoch, index]`` is ``{"A": float32 [in_channels, size, size], "B": float32
+    [out_channels, size, size], "name": str}`` with values in [-1, 1]; "A" is the generator's
+    input and "B" its target, whatever the direction. ``dataset[index]`` is epoch 0. All random
+    choices depend on (seed, epoch, index) alone.
+
+    Decoded and fitted images are kept, up to ``cache_bytes`` in each worker process.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[PairFiles],
+        layout: Layout,
+        *,
+        size: int,
+        direction: Direction,
+        sketch: str | None,
+        augment: AugmentOptions | None,
+        seed: int,
+        fit: Fit,
+        in_channels: int,
+        out_channels: int,
+        cache_bytes: int,
+        left_out: Sequence[str] = (),
+    ) -> None:
+        self.pairs, self.layout, self.size = list(pairs), layout, size
+        self.direction, self.sketch, self.seed, self.fit = direction, sketch, seed, fit
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.left_out = list(left_out)
+        self.augmenter = Augmenter(size, augment) if augment else None
+        self._cache = _ImageCache(cache_bytes)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    @property
+    def names(self) -> list[str]:
+        """Name of each pair in order: path below the data folder without suffix."""
+        return [pair.name for pair in self.pairs]
+
+    def __getitem__(self, key: int | SampleKey) -> dict[str, Any]:
+        epoch, index = (0, key) if isinstance(key, int) else key
+        if not 0 <= index < len(self.pairs):
+            raise IndexError(f"sample {index} of {len(self.pairs)}")
+        images = self._load(index)
+        geometry_seed, colour_seed = random_stream(self.seed, epoch, index).integers(2**31, size=2)
+        if self.augmenter is not None:
+            images = self.augmenter.geometry(images, int(geometry_seed))
+        if self.sketch is not None:
+            images = [self._draw(images[0], epoch, index), images[0]]
+        if self.direction == "BtoA":
+            images.reverse()
+        source, target = images
+        if self.augmenter is not None:
+            # Colours come last, so sketches are drawn from the photo as it is. In sketch data one
+            # side is a photo by definition; elsewhere only photos that are read are varied.
+            if self.sketch is not None and self.direction == "AtoB":
+                target = self.augmenter.colours(target, int(colour_seed), target=True)
+            elif is_photo(source):
+                source = self.augmenter.colours(source, int(colour_seed), target=False)
+        return {
+            "A": to_tensor(to_channels(source, self.in_channels)),
+            "B": to_tensor(to_channels(target, self.out_channels)),
+            "name": self.pairs[index].name,
+        }
+
+    def _draw(self, photo: Array, epoch: int, index: int) -> Array:
+        from pix2gan.data import sketch
+
+        assert self.sketch is not None
+        # Varied from sample to sample in training; without augmentation fixed middle settings.
+        rng = random_stream(self.seed, epoch, index, 1) if self.augmenter is not None else None
+        drawing: Array = sketch.draw_sketch(photo, self.sketch, rng)  # type: ignore[arg-type]
+        return drawing[..., np.newaxis]
+
+    def _load(self, index: int) -> list[Array]:
+        """Decoded images as uint8 squares: [A, B], or [photo] where A is drawn from it."""
+        cached = self._cache.get(index)
+        if cached is None:
+            side = self.augmenter.load_size if self.augmenter is not None else self.size
+            opened = open_pair(self.pairs[index], self.layout)
+            channels = self._channels()
+            fitted = [
+                fit_image(to_channels(image, count), side, self.fit)
+                for image, count in zip(opened, channels, strict=True)
+            ]
+            cached = self._cache.put(index, fitted)
+        return list(cached)
+
+    def _channels(self) -> list[int]:
+        """Channels in which the files' images are kept: sketches are drawn from RGB."""
+        if self.sketch is not None:
+            return [3]
+        channels = [self.in_channels, self.out_channels]
+        return channels if self.direction == "AtoB" else channels[::-1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_cache": _ImageCache(self._cache.capacity)}
+
+
+class _ImageCache:
+    """Keeps the first images that fit; epochs visit all alike, so replacing any gains nothing."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity, self.used = capacity, 0
+        self._images: dict[int, list[Array]] = {}
+
+    def get(self, index: int) -> list[Array] | None:
+        return self._images.get(index)
+
+    def put(self, index: int, images: list[Array]) -> list[Array]:
+        size = sum(image.nbytes for image in images)
+        if self.used + size <= self.capacity:
+            for image in images:
+                image.flags.writeable = False
+            self._images[index] = images
+            self.used += size
+        return images
+
+
+# -- opening ---------------------------------------------------------------------------------------
+
+
+def open_paired(
+    data: str | os.PathLike[str],
+    *,
+    size: int = 256,
+    direction: Direction = "AtoB",
+    sketch: str | None = None,
+    augment: bool | AugmentOptions = True,
+    holdout: float = 0.0,
+    split: Split = "train",
+    seed: int = 0,
+    fit: Fit = "pad",
+    in_channels: int = 3,
+    out_channels: int = 3,
+    only_plain_background: bool = False,
+    min_border_white: float = 0.95,
+    cache_bytes: int = 2**30,
+) -> PairedDataset:
+    """Open paired data of any of these layouts, recognised by what the folder holds.
+
+    - *side by side*: images (in sub-folders too) whose left half is A and right half is B;
+    - *two folders*: ``A/`` and ``B/``, or ``trainA/`` and ``trainB/``, matched by relative path
+      without suffix;
+    - *sketched photos*, with ``sketch``: photos are domain B, and A is drawn from them.
+
+    A folder with ``train/`` (and perhaps ``test/`` or ``val/``) of these is entered. Where the data
+    bring a test set of their own (also ``testA/`` and ``testB/``) and ``holdout`` is 0, that is the
+    "test" split.
+
+    Args:
+        data: The folder.
+        size: Side of the square samples in pixels.
+        direction: "AtoB": A is the input; "BtoA": B is the input (and becomes item "A").
+        sketch: How to draw sketches (see ``pix2gan.data.sketch``), or None for real pairs.
+        augment: Whether to augment samples at random, or how; never done in the "test" split.
+        holdout: Share of the pairs that the "test" split holds and "train" lacks. Whether a pair
+            is held out depends on its name and the seed, not on the other files.
+        split: "train", "test" or "all".
+        seed: Of the hold-out and of all random choices.
+        fit: How images of other shapes become squares, see ``fit_image``.
+        in_channels: Channels of item "A".
+        out_channels: Channels of item "B".
+        only_plain_background: Leave out photos (images of domain B) whose border is not near white.
+        min_border_white: Share of border pixels that must be near white for that.
+        cache_bytes: Memory for decoded images, in each worker process.
+
+    Raises:
+        DataError: If no layout fits, files do not match up, or nothing is left.
+        ConfigError: If an option makes no sense.
+    """
+    _check_choice("direction", direction, get_args(Direction))
+    _check_choice("split", split, get_args(Split))
+    _check_choice("fit", fit, get_args(Fit))
+    if not 0 <= holdout < 1:
+        raise ConfigError(f"holdout is a share from 0 up to 1, not {holdout}; try 0.1.")
+    if size < 2:
+        raise ConfigError(f"size is the side of the samples in pixels, not {size}; try 256.")
+    layout, found = find_pairs(Path(data), sketch is not None, split, own_test=holdout == 0)
+    chosen = _choose_split(found, holdout, split, seed)
+    if not chosen:
+        raise DataError(
+            f"The {split} split of {os.fspath(data)} is empty; hold out a share with holdout."
+        )
+    left_out: list[str] = []
+    if only_plain_background:
+        plain = _has_plain_background(chosen, layout, min_border_white)
+        left_out = [pair.name for pair in chosen if pair.name not in plain]
+        chosen = [pair for pair in chosen if pair.name in plain]
+        if not chosen:
+            raise DataError(
+                f"No photo in {os.fspath(data)} has a near-white border; "
+                "do not ask for plain backgrounds only, or lower min_border_white."
+            )
+    options = AugmentOptions() if augment is True else augment or None
+    return PairedDataset(
+        chosen,
+        layout,
+        size=size,
+        direction=direction,
+        sketch=sketch,
+        augment=options if split != "test" else None,
+        seed=seed,
+        fit=fit,
+        in_channels=in_channels,
+        out_channels=out_channels,
+        cache_bytes=cache_bytes,
+        left_out=left_out,
+    )
+
+
+def find_pairs(
+    data: Path, sketched: bool, split: Split = "all", own_test: bool = True
+) -> tuple[Layout, list[PairFiles]]:
+    """Recognise the layout of ``data`` and list its pairs in natural order.
+
+    Args:
+        data: The folder.
+        sketched: Whether domain A is drawn from photos, so that files are single photos.
+        split: Which of the data's own train and test folders to list, where there are such.
+        own_test: Whether the data's own test folders make up the "test" split. If not, that is
+            held out from the training folders.
+
+    Raises:
+        DataError: If no layout fits or files do not match up; it names them.
+    """
+    if not data.is_dir():
+        raise DataError(f"There is no folder {data}; check the path.")
+    wanted = "test" if split == "test" and own_test else "train"
+    if (data / "train").is_dir() and not list_images(data, recursive=False):
+        names = ("test", "val") if wanted == "test" else ("train",)
+        entered = next((data / name for name in names if (data / name).is_dir()), None)
+        if entered is None:
+            raise _no_test_split(data)
+        return _find_in(entered, sketched, "train")
+    return _find_in(data, sketched, wanted)
+
+
+def _find_in(data: Path, sketched: bool, wanted: str) -> tuple[Layout, list[PairFiles]]:
+    folders = [data / name for pair in _PAIR_FOLDERS["train"] for name in pair]
+    present = [folder for folder in folders if folder.is_dir()]
+    if sketched:
+        photos = list_images(data)
+        if not photos:
+            raise DataError(f"There are no images in {data}; name a folder of photos.")
+        return "sketched photos", [PairFiles(_stem(photo, data), None, photo) for photo in photos]
+    if present:
+        return "two folders", _match_folders(*_choose_folders(data, present, wanted))
+    files = list_images(data)
+    if not files:
+        raise DataError(
+            f"There are no images in {data}; give A|B side by side in each image, "
+            "or folders A and B, or photos together with sketch."
+        )
+    if wanted == "test":
+        raise _no_test_split(data)
+    return "side-by-side", [PairFiles(_stem(file, data), None, file) for file in files]
+
+
+def _no_test_split(data: Path) -> DataError:
+    return DataError(f"{data} brings no test set of its own; hold out a share with holdout.")
+
+
+def _choose_folders(data: Path, present: list[Path], wanted: str) -> tuple[Path, Path]:
+    for first, second in _PAIR_FOLDERS[wanted]:
+        if (data / first).is_dir() and (data / second).is_dir():
+            return data / first, data / second
+    if wanted == "test":
+        raise _no_test_split(data)
+    missing = {"A": "B", "B": "A", "trainA": "trainB", "trainB": "trainA"}[present[0].name]
+    raise DataError(f"{data} has a folder {present[0].name} but no folder {missing}; add it.")
+
+
+def _match_folders(first: Path, second: Path) -> list[PairFiles]:
+    a, b = _by_stem(first), _by_stem(second)
+    names = sorted(a.keys() & b.keys(), key=natural_key)
+    if not names:
+        raise DataError(
+            f"No image in {first} has the name of one in {second}; name the two images of a "
+            "pair alike, or train an unpaired method."
+        )
+    lonely = [a[name] for name in a.keys() - b.keys()] + [b[name] for name in b.keys() - a.keys()]
+    if lonely:
+        listed = _name_some(sorted(map(str, lonely), key=natural_key))
+        raise DataError(
+            f"{len(lonely)} images under {first.parent} have no partner of the same name in the "
+            f"other folder; add the partners or remove them:\n{listed}"
+        )
+    return [PairFiles(name, a[name], b[name]) for name in names]
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    files = list_images(folder)
+    counts = Counter(_stem(file, folder) for file in files)
+    double = [str(file) for file in files if counts[_stem(file, folder)] > 1]
+    if double:
+        raise DataError(
+            f"Files in {folder} differ in nothing but the suffix, so pairs are ambiguous; "
+            f"rename or remove:\n{_name_some(double)}"
+        )
+    return {_stem(file, folder): file for file in files}
+
+
+def _stem(file: Path, folder: Path) -> str:
+    return file.relative_to(folder).with_suffix("").as_posix()
+
+
+def _choose_split(
+    pairs: list[PairFiles], holdout: float, split: Split, seed: int
+) -> list[PairFiles]:
+    if split == "all" or holdout == 0:
+        return pairs
+    places = {pair.name: _place(pair.name, seed) for pair in pairs}
+    first, last = min(places, key=places.__getitem__), max(places, key=places.__getitem__)
+    # Of a few pairs chance might hold out none or all; each split gets one as long as there are two.
+    held = {name for name, place in places.items() if place < holdout} | {first}
+    held -= {last}
+    return [pair for pair in pairs if (pair.name in held) == (split == "test")]
+
+
+def _place(name: str, seed: int) -> float:
+    """Where a name falls in [0, 1): the same on every machine, with every set of other names."""
+    digest = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def _check_choice(option: str, value: str, choices: Iterable[str]) -> None:
+    if value not in choices:
+        raise ConfigError(f"Unknown {option} {value!r}: choose one of {', '.join(choices)}.")
+
+
+def open_pair(pair: PairFiles, layout: Layout) -> list[Array]:
+    """The images of a pair as uint8 ``[H, W, C]``: [A, B], or [photo] of sketched photos.
+
+    Sketched photos are RGB and rid of white frames, which a sketch would trace (``trim_frame``).
+
+    Raises:
+        BadImageError: If a file is broken, or its halves are not equally wide.
+    """
+    second = to_uint8(open_image(pair.b))
+    if pair.a is not None:
+        return [to_uint8(open_image(pair.a)), second]
+    if layout == "sketched photos":
+        return [trim_frame(to_rgb(second))]
+    width = second.shape[1]
+    if width < 2 or width % 2:
+        reason = (
+            f"its width is {width}, so it does not fall into equal halves A|B; "
+            "fix or remove it, or say sketch if it is a photo."
+        )
+        raise BadImageError(pair.b, reason)
+    return [second[:, : width // 2], second[:, width // 2 :]]
+
+
+# -- checking --------------------------------------------------------------------------------------
+
+
+def check_paired(
+    data: str | os.PathLike[str] | PairedDataset,
+    *,
+    sketch: str | None = None,
+    fit: Fit = "pad",
+    threads: int = 4,
+    progress: Callable[[int, int], None] | None = None,
+) -> PairedSummary:
+    """Open every file, so that a broken one is known before training rather than hours into it.
+
+    Args:
+        data: The folder (all of its pairs are checked), or a dataset opened from it.
+        sketch: As for ``open_paired``, when ``data`` is a folder.
+        fit: As for ``open_paired``, when ``data`` is a folder; "resize" allows the two images of
+            a pair to differ in shape.
+        threads: How many files to decode at a time.
+        progress: Called with (files done, files in all) now and then.
+
+    Raises:
+        DataError: Names the broken, unmatched and misshapen files (the first 20, then a count).
+    """
+    if not isinstance(data, PairedDataset):
+        data = open_paired(data, sketch=sketch, fit=fit, augment=False, split="all")
+    dataset = data
+
+    def inspect(pair: PairFiles) -> tuple[int, int] | BadImageError:
+        try:
+            images = open_pair(pair, dataset.layout)
+            for image, count in zip(images, dataset._channels(), strict=True):
+                if image.shape[2] > 4 and image.shape[2] != count:
+                    reason = f"it has {image.shape[2]} channels where {count} are expected."
+                    raise BadImageError(pair.b, reason)
+            _check_shapes(pair, images, dataset.fit)
+            return images[-1].shape[0], images[-1].shape[1]
+        except BadImageError as error:
+            return error
+
+    results = _in_threads(inspect, dataset.pairs, threads, progress)
+    broken = [result for result in results if isinstance(result, BadImageError)]
+    _raise_broken(broken, len(dataset))
+    sizes = sorted((result for result in results if isinstance(result, tuple)), key=np.prod)
+    _check_wide_enough(dataset, sizes)
+    return PairedSummary(
+        layout=dataset.layout,
+        pairs=len(dataset),
+        left_out=tuple(dataset.left_out),
+        smallest=sizes[0],
+        largest=sizes[-1],
+    )
+
+
+def _check_shapes(pair: PairFiles, images: list[Array], fit: Fit) -> None:
+    """Two images of a pair must have one shape, or fitting each would shift one against the other."""
+    (ha, wa), (hb, wb) = images[0].shape[:2], images[-1].shape[:2]
+    if fit != "resize" and abs(wa * hb - wb * ha) > 0.02 * wa * hb + max(wa, wb, ha, hb):
+        reason = (
+            f"it is {wa} x {ha} pixels but its partner {pair.b} is {wb} x {hb}, which cannot lie "
+            "on each other; crop them alike or use fit=resize."
+        )
+        raise BadImageError(pair.a or pair.b, reason)
+
+
+def _check_wide_enough(dataset: PairedDataset, sizes: list[tuple[int, int]]) -> None:
+    narrow = sum(height > 2 * width for height, width in sizes)
+    if dataset.layout == "side-by-side" and 2 * narrow > len(sizes):
+        raise DataError(
+            "Most images are too narrow to be pairs A|B side by side; give folders A and B, "
+            "or say sketch if they are single photos."
+        )
+
+
+def _has_plain_background(
+    pairs: list[PairFiles], layout: Layout, min_border_white: float
+) -> set[str]:
+    """Names of the pairs whose image of domain B is nearly white along its border."""
+
+    def inspect(pair: PairFiles) -> float | BadImageError:
+        try:
+            return white_border_share(to_rgb(open_pair(pair, layout)[-1]))
+        except BadImageError as error:
+            return error
+
+    shares = _in_threads(inspect, pairs, 4, None)
+    _raise_broken([share for share in shares if isinstance(share, BadImageError)], len(pairs))
+    return {
+        pair.name
+        for pair, share in zip(pairs, shares, strict=True)
+        if isinstance(share, float) and share >= min_border_white
+    }
+
+
+def _raise_broken(broken: Sequence[BadImageError], total: int) -> None:
+    if broken:
+        listed = _name_some([f"{error.path}: {error.reason}" for error in broken])
+        raise DataError(
+            f"{len(broken)} of {total} pairs cannot be used; repair or remove these files:\n{listed}"
+        )
+
+
+def _name_some(lines: Sequence[str]) -> str:
+    shown = [f"  {line}" for line in lines[:NAMED_IN_ERRORS]]
+    if len(lines) > NAMED_IN_ERRORS:
+        shown.append(f"  and {len(lines) - NAMED_IN_ERRORS} more")
+    return "\n".join(shown)
+
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+def _in_threads(
+    work: Callable[[_Item], _Result],
+    items: Sequence[_Item],
+    threads: int,
+    progress: Callable[[int, int], None] | None,
+) -> list[_Result]:
+    results: list[_Result] = []
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        for result in pool.map(work, items):
+            results.append(result)
+            if progress is not None:
+                progress(len(results), len(items))
+    return results

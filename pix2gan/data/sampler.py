@@ -1,0 +1,86 @@
+"""An endless, shuffled stream of samples that can be resumed at any position."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from pix2gan.errors import CheckpointError, ConfigError
+
+SampleKey = tuple[int, int]
+"""(epoch, index): what a dataset needs to make a sample, random choices included."""
+
+
+class ResumableSampler(Sampler[list[SampleKey]]):
+    """Batch sampler without end: batches of ``(epoch, index)``, always full.
+
+    The stream is the concatenation of one permutation per epoch, each depending on nothing but
+    (seed, epoch). Every sample is seen exactly once an epoch; a batch may straddle two epochs.
+
+    ``position`` is the number of samples consumed. Iterating starts there and does not move it,
+    because a loader's workers draw batches ahead of the training that they feed. Whoever consumes
+    moves it: ``make_loader``'s loader calls ``advance`` for each batch that it hands out.
+    """
+
+    def __init__(self, length: int, batch: int, seed: int = 0, position: int = 0) -> None:
+        if length < 1:
+            raise ConfigError("There is nothing to sample from: the data set is empty.")
+        if batch < 1:
+            raise ConfigError(f"The batch size must be at least 1, not {batch}.")
+        self.length, self.batch, self.seed, self.position = length, batch, seed, position
+        self._epoch, self._order = -1, np.empty(0, np.int64)
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        position = self.position
+        while True:
+            yield [self.key_at(position + i) for i in range(self.batch)]
+            position += self.batch
+
+    def key_at(self, position: int) -> SampleKey:
+        """The sample at that place of the stream."""
+        epoch, place = divmod(position, self.length)
+        if epoch != self._epoch:
+            self._order = permutation(self.length, self.seed, epoch)
+            self._epoch = epoch
+        return epoch, int(self._order[place])
+
+    @property
+    def epoch(self) -> int:
+        """Whole epochs consumed."""
+        return self.position // self.length
+
+    def advance(self, samples: int) -> None:
+        """Note that this many samples were consumed."""
+        self.position += samples
+
+    def state_dict(self) -> dict[str, Any]:
+        """``position`` and, to recognise another data set, ``length`` and ``seed``."""
+        return {"position": self.position, "length": self.length, "seed": self.seed}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue at ``state["position"]``; the batch size may differ from the one saved.
+
+        Raises:
+            CheckpointError: If the state belongs to a data set of another length, or another seed.
+        """
+        for name in ("length", "seed"):
+            saved, present = state.get(name), getattr(self, name)
+            if saved is not None and saved != present:
+                raise CheckpointError(
+                    f"Cannot resume the data stream: its {name} was {saved} and is {present} now; "
+                    "use the same data and options as before, or start a new run."
+                )
+        self.position = int(state["position"])
+
+
+def permutation(length: int, seed: int, epoch: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """The order of an epoch, ``[length]``: depends on its arguments and nothing else."""
+    return random_stream(seed, epoch).permutation(length)
+
+
+def random_stream(seed: int, *key: int) -> np.random.Generator:
+    """An independent generator for each (seed, key...); negative seeds are seeds of their own."""
+    return np.random.default_rng([seed % 2**64, *key])

@@ -1,0 +1,37 @@
+"""What ``pix2gan demo`` does: drawings that come with the package become photos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pix2gan.demo.drawings import DRAWINGS, render_drawing
+
+MODEL = "sketch2motorbike"
+
+
+def run_demo(out: str | Path = "pix2gan-demo") -> Path:
+    """Translate the bundled drawings and write drawings, photos and a sheet of both.
+
+    Args:
+        out: folder to write to; made if need be. Files of an earlier demo are replaced.
+
+    Returns:
+        The path of the sheet, ``out/sheet.png``.
+    """
+    from pix2gan.data.image_io import save_image
+    from pix2gan.translation import Translator
+    from pix2gan.translation.sheet import side_by_side
+
+    import numpy as np
+
+    out = Path(out)
+    translator = Translator.from_pretrained(MODEL)
+    drawings = {name: render_drawing(name) for name in DRAWINGS}
+    photos = dict(zip(drawings, translator(list(drawings.values())), strict=True))
+    for folder, pictures in (("drawings", drawings), ("photos", photos)):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+        for name, picture in pictures.items():
+            save_image(out / folder / f"{name.replace(' ', '-')}.png", np.asarray(picture))
+    sheet = side_by_side([list(drawings.values()), list(photos.values())])
+    save_image(out / "sheet.png", np.asarray(sheet))
+    return out / "sheet.png"

@@ -1,0 +1,72 @@
+"""Files that are either whole or not there: everything pix2gan writes goes through here."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
+    """Open a temporary file beside ``path``; on success it replaces ``path`` in one step.
+
+    The data reach the disk (fsync) before the new name does, so after a crash, a kill or a full disk
+    ``path`` holds either its old content or the whole new one. On an exception the temporary file
+    is removed and ``path`` is untouched. Parent folders must exist.
+
+    Args:
+        path: The file to write. A symbolic link is followed: its target is replaced.
+        mode: ``"wb"``, ``"w"`` (UTF-8, newlines as given) or either with ``"+"``.
+
+    Raises:
+        ValueError: If ``mode`` does not write a new file.
+        OSError: As ``open`` and ``os.replace`` do.
+    """
+    if mode not in {"w", "wb", "w+", "wb+", "w+b"}:
+        raise ValueError(f"atomic_write writes new files: mode must be 'w' or 'wb', got {mode!r}")
+    target = Path(os.path.realpath(path))
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    temporary, file = _open_temporary(target, mode.replace("w", "x"), text)
+    try:
+        with file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileNotFoundError):
+            os.chmod(temporary, target.stat().st_mode & 0o7777)
+        os.replace(temporary, target)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise
+    sync_folder(target.parent)
+
+
+def sync_folder(folder: str | os.PathLike[str]) -> None:
+    """Make renames in ``folder`` survive a power cut, where the system can (Windows cannot)."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def is_temporary(path: str | os.PathLike[str]) -> bool:
+    """Whether ``path`` is named like a temporary file that a killed ``atomic_write`` left behind."""
+    name = os.path.basename(path)
+    return name.startswith(".") and name.endswith(".tmp") and name.count(".") >= 3
+
+
+def _open_temporary(target: Path, mode: str, text: dict[str, str]) -> tuple[Path, IO[Any]]:
+    # open() rather than mkstemp: the file gets the permissions that the user's umask asks for. The
+    # name is hidden, is no image suffix, and leaves room below the usual limit of 255 bytes.
+    stem = target.name.encode()[:120].decode(errors="ignore")
+    while True:
+        temporary = target.parent / f".{stem}.{secrets.token_hex(4)}.tmp"
+        with suppress(FileExistsError):
+            return temporary, open(temporary, mode, **text)  # type: ignore[call-overload]

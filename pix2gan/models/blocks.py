@@ -1,0 +1,265 @@
+"""What the networks are made of: convolutions, and what follows a convolution, fused.
+
+A convolution here never adds its own bias: bias and activation are one op (``ops.bias_act``), and
+so are instance norm, activation, residual and the padding for the *next* convolution
+(``ops.instance_norm_act``). Every layer therefore says by ``border`` how it wants its input padded,
+and is told by ``border=`` how the layer after it wants that; nothing is copied merely to be padded.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pix2gan import ops
+
+LEAKY_SLOPE = 0.2
+DROPOUT_PROBABILITY = 0.5
+FOLDING_PIXELS = 256
+
+
+class Border(NamedTuple):
+    """The padding that a layer wants around its input."""
+
+    width: int
+    mode: str  # "reflect" or "replicate"; zeros are left to the convolution, which has them free
+
+
+NO_BORDER = Border(0, "reflect")
+
+
+def pad(x: Tensor, border: Border) -> Tensor:
+    """[N, C, H, W] -> [N, C, H + 2 width, W + 2 width]."""
+    return F.pad(x, (border.width,) * 4, mode=border.mode) if border.width else x
+
+
+def interior(x: Tensor, border: Border) -> Tensor:
+    """The view that ``pad`` was applied to: [N, C, H + 2 width, W + 2 width] -> [N, C, H, W]."""
+    width = border.width
+    return x[:, :, width:-width, width:-width] if width else x
+
+
+class DeferredBiasConv2d(nn.Conv2d):
+    """A convolution whose bias is added by the op behind it, not by itself."""
+
+    border = NO_BORDER
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.weight, None)
+
+
+class PaddedConv2d(DeferredBiasConv2d):
+    """A stride-1 convolution of an odd kernel that keeps the size, with a border of any mode."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int, *, padding: str, bias: bool
+    ) -> None:
+        width = kernel // 2
+        zeros = width if padding == "zeros" else 0
+        super().__init__(in_channels, out_channels, kernel, padding=zeros, bias=bias)
+        self.border = NO_BORDER if padding == "zeros" else Border(width, padding)
+
+
+class DeferredBiasConvTranspose2d(nn.ConvTranspose2d):
+    """A transposed convolution whose bias is added by the op behind it, not by itself."""
+
+    border = NO_BORDER
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        # The output size is fixed by the architecture; the argument is the base class's.
+        assert isinstance(self.padding, tuple)
+        return F.conv_transpose2d(
+            x, self.weight, None, self.stride, self.padding, self.output_padding
+        )
+
+
+class NearestUpConv2d(DeferredBiasConv2d):
+    """Nearest-neighbour upsampling by 2, a border of 1, then a 3x3 convolution.
+
+    Upsampled pixels come in equal pairs, so this is also a transposed 4x4 convolution of stride 2
+    whose taps are sums of the nine: 16 multiplications an input pixel for 36, and no enlarged
+    copy of the input. Forward and backward took a third of the time on CPU for planes of 16x16
+    and more; below, folding the weights costs more than it saves. A reflected border of 1 repeats
+    the outermost pixel of an enlarged plane, so it equals a replicated one of the small plane.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, padding: str, bias: bool) -> None:
+        super().__init__(in_channels, out_channels, 3, bias=bias)
+        self.border = NO_BORDER if padding == "zeros" else Border(1, "replicate")
+
+    def forward(self, x: Tensor) -> Tensor:
+        # x: [N, C, H, W] with its border -> [N, O, 2H, 2W] of the plane without
+        width = self.border.width
+        if (x.shape[-2] - 2 * width) * (x.shape[-1] - 2 * width) >= FOLDING_PIXELS:
+            return F.conv_transpose2d(
+                x, _fold_nearest(self.weight), None, stride=2, padding=1 + 2 * width
+            )
+        enlarged = F.interpolate(x, scale_factor=2.0, mode="nearest")
+        if width:
+            return F.conv2d(enlarged[:, :, 1:-1, 1:-1], self.weight)
+        return F.conv2d(enlarged, self.weight, padding=1)
+
+
+def _fold_nearest(weight: Tensor) -> Tensor:
+    """[O, I, 3, 3] -> [I, O, 4, 4], the transposed convolution that also enlarges by nearest."""
+    weight = weight.transpose(0, 1)
+    for axis in (-2, -1):
+        first, middle, last = weight.unbind(axis)
+        weight = torch.stack((last, middle + last, first + middle, first), axis)
+    return weight
+
+
+class BlurUpConv2d(DeferredBiasConv2d):
+    """Antialiased upsampling by 2 with [1, 3, 3, 1] x [1, 3, 3, 1], then a 3x3 convolution.
+
+    As in CUT: the filter sees replicated borders, the convolution zeros.
+    """
+
+    border = Border(1, "replicate")
+    filter: Tensor
+
+    def __init__(self, in_channels: int, out_channels: int, *, bias: bool) -> None:
+        super().__init__(in_channels, out_channels, 3, padding=1, bias=bias)
+        self.register_buffer("filter", ops.setup_filter([1, 3, 3, 1]), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # x: [N, C, H + 2, W + 2] -> [N, O, 2H, 2W]
+        x = ops.upfirdn2d(x, self.filter.float(), up=2, padding=[0, -1, 0, -1], gain=4)
+        return super().forward(x)
+
+
+class ConvNormAct(nn.Module):
+    """A convolution, then norm, activation, dropout, residual and the next layer's padding.
+
+    ``norm`` is "instance" (not affine, the image's own statistics), "batch" or "none".
+
+    A bias in front of an instance norm is cancelled by it. It is kept, because the architectures
+    of the papers count it and their checkpoints hold it, but frozen and never read: no pass over
+    memory, no gradient of rounding noise for the optimizer to follow.
+    """
+
+    def __init__(
+        self,
+        conv: DeferredBiasConv2d | DeferredBiasConvTranspose2d,
+        *,
+        norm: str,
+        act: str,
+        dropout: bool = False,
+    ) -> None:
+        super().__init__()
+        self.conv = conv
+        self.norm = norm
+        self.act = act
+        self.dropout = dropout
+        self.batch_norm = nn.BatchNorm2d(conv.out_channels) if norm == "batch" else None
+        if norm == "instance" and conv.bias is not None:
+            conv.bias.requires_grad_(False)
+
+    @property
+    def border(self) -> Border:
+        return self.conv.border
+
+    def forward(
+        self, x: Tensor, border: Border = NO_BORDER, residual: Tensor | None = None
+    ) -> Tensor:
+        # x: [N, C, H, W] with self.border -> [N, O, H', W'] with border; residual: [N, O, H', W']
+        x = self.conv(x)
+        dropping = self.dropout and self.training
+        if self.norm == "instance":
+            fused = NO_BORDER if dropping else border
+            x = ops.instance_norm_act(
+                x,
+                act=self.act,
+                alpha=LEAKY_SLOPE,
+                residual=residual,
+                pad=fused.width,
+                pad_mode=fused.mode,
+            )
+            if not dropping:
+                return x
+        else:
+            bias = self.conv.bias
+            if self.batch_norm is not None:
+                x = self.batch_norm(x)
+                bias = None
+            x = ops.bias_act(x, bias, act=self.act, alpha=LEAKY_SLOPE, gain=1)
+            if residual is not None:
+                x = x + residual
+        if dropping:
+            x = F.dropout(x, DROPOUT_PROBABILITY)
+        return pad(x, border)
+
+
+class BlurDown(nn.Module):
+    """A 3x3 convolution at full size, norm and activation, then antialiased downsampling by 2.
+
+    As in CUT: the convolution sees zeros at the border, the filter [1, 2, 1] x [1, 2, 1] a
+    reflection.
+    """
+
+    border = NO_BORDER
+    filter: Tensor
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, norm: str, act: str, bias: bool
+    ) -> None:
+        super().__init__()
+        conv = DeferredBiasConv2d(in_channels, out_channels, 3, padding=1, bias=bias)
+        self.layer = ConvNormAct(conv, norm=norm, act=act)
+        self.register_buffer("filter", ops.setup_filter([1, 2, 1]), persistent=False)
+
+    def forward(self, x: Tensor, border: Border = NO_BORDER) -> Tensor:
+        # x: [N, C, H, W] -> [N, O, H / 2, W / 2] with border
+        x = self.layer(x, Border(1, "reflect"))
+        return pad(ops.upfirdn2d(x, self.filter.float(), down=2), border)
+
+
+def make_down(
+    in_channels: int,
+    out_channels: int,
+    *,
+    downsampling: str,
+    kernel: int,
+    norm: str,
+    act: str,
+    bias: bool,
+) -> ConvNormAct | BlurDown:
+    """A layer that halves height and width; ``kernel`` (3 or 4) is that of "strided"."""
+    if downsampling == "blur":
+        return BlurDown(in_channels, out_channels, norm=norm, act=act, bias=bias)
+    conv = DeferredBiasConv2d(in_channels, out_channels, kernel, stride=2, padding=1, bias=bias)
+    return ConvNormAct(conv, norm=norm, act=act)
+
+
+def make_up(
+    in_channels: int,
+    out_channels: int,
+    *,
+    upsampling: str,
+    kernel: int,
+    padding: str,
+    norm: str,
+    act: str,
+    bias: bool,
+    dropout: bool = False,
+) -> ConvNormAct:
+    """A layer that doubles height and width; ``kernel`` (3 or 4) is that of "transposed"."""
+    conv: DeferredBiasConv2d | DeferredBiasConvTranspose2d
+    if upsampling == "nearest":
+        conv = NearestUpConv2d(in_channels, out_channels, padding=padding, bias=bias)
+    elif upsampling == "blur":
+        conv = BlurUpConv2d(in_channels, out_channels, bias=bias)
+    else:
+        conv = DeferredBiasConvTranspose2d(
+            in_channels,
+            out_channels,
+            kernel,
+            stride=2,
+            padding=1,
+            output_padding=kernel % 2,
+            bias=bias,
+        )
+    return ConvNormAct(conv, norm=norm, act=act, dropout=dropout)

@@ -1,0 +1,373 @@
+"""Which backend computes a primitive, and how an op is registered with PyTorch.
+
+An *op* is a function of ``torch.ops.pix2gan``, opaque to ``torch.compile``. Each one has a *primitive* of
+the same name that a *backend* implements: the op allocates its outputs, ``select`` picks the backend, the
+backend fills the outputs. Because the choice is made while the op runs, and not while it is traced,
+switching backends takes effect in code that is compiled already.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.metadata
+import importlib.util
+import logging
+import os
+import pkgutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from pix2gan.errors import BackendError
+
+ENTRY_POINT_GROUP = "pix2gan.backends"
+ENVIRONMENT_VARIABLE = "PIX2GAN_BACKEND"
+
+# The order in which backends are tried, by measured speed: (device type, primitive or "*" for all).
+# Backends that are not named here (third parties') follow in the order of their registration, and
+# the reference comes last.
+PREFERENCE: dict[tuple[str, str], tuple[str, ...]] = {
+    ("cpu", "*"): ("cpu",),
+    ("cuda", "*"): ("triton", "cuda"),
+}
+LAST_RESORT = "reference"
+
+# FRAGMENT, so that a native library may define ops of its own in the namespace before or after us.
+LIBRARY = torch.library.Library("pix2gan", "FRAGMENT")
+
+logger = logging.getLogger("pix2gan.ops")
+
+
+# ------------------------------------------------------------------------------------- registration of ops
+
+Allocate = Callable[..., "torch.Tensor | tuple[torch.Tensor, ...]"]
+_primitives: list[str] = []
+
+
+def define(
+    name: str,
+    schema: str,
+    allocate: Allocate,
+    *,
+    setup_context: Callable[..., None],
+    backward: Callable[..., Any],
+) -> Callable[..., Any]:
+    """Registers the op ``pix2gan::name`` and returns it.
+
+    ``schema`` is the part behind the name, as ``"(Tensor x, float gain) -> Tensor"``. ``allocate`` takes the
+    op's arguments and returns uninitialised outputs; it serves as the fake too, so that what is promised to
+    the compiler and what a backend fills cannot differ. ``setup_context`` and ``backward`` are those of
+    ``torch.library.register_autograd``; they call registered ops or ATen only, never a backend.
+    """
+
+    def implementation(*args: Any) -> Any:
+        outs = allocate(*args)
+        function = select(name, args)
+        device = args[0].device.type
+        if torch.is_autocast_enabled(device):
+            # The op has decided on dtypes already; autocast must not reach into a backend's ATen calls.
+            with torch.autocast(device, enabled=False):
+                function(*args, *(outs if isinstance(outs, tuple) else (outs,)))
+        else:
+            function(*args, *(outs if isinstance(outs, tuple) else (outs,)))
+        return outs
+
+    qualified = f"pix2gan::{name}"
+    LIBRARY.define(name + schema)
+    LIBRARY.impl(name, implementation, "CompositeExplicitAutograd")
+    torch.library.register_fake(qualified, allocate, lib=LIBRARY)
+    torch.library.register_autograd(
+        qualified, backward, setup_context=setup_context, lib=LIBRARY
+    )
+    _primitives.append(name)
+    op: Callable[..., Any] = getattr(torch.ops.pix2gan, name).default
+    return op
+
+
+def primitives() -> tuple[str, ...]:
+    """The names of all primitives, in the order of their definition."""
+    return tuple(_primitives)
+
+
+# -------------------------------------------------------------------------------- registration of backends
+
+
+@dataclass
+class _Backend:
+    """One registered backend; its module is imported when it is first asked for."""
+
+    name: str
+    target: Any  # a module (or anything with the attributes of one) or its import path
+    devices_hint: tuple[str, ...] | None  # lets automatic selection skip it without importing it
+    module: Any = None
+    unavailable: str | None = None  # the reason, once known
+    loaded: bool = False
+    announced: set[str] = field(default_factory=set)
+
+    def load(self) -> None:
+        """Imports the module and asks whether it can run; never raises."""
+        if self.loaded:
+            return
+        try:
+            module = (
+                pkgutil.resolve_name(self.target) if isinstance(self.target, str) else self.target
+            )
+            available, reason = module.is_available()
+            self.module = module
+            self.unavailable = None if available else (reason or "it gave no reason")
+        except Exception as error:  # a backend that fails in any way is one that is not there
+            self.unavailable = f"{type(error).__name__}: {error}"
+        self.loaded = True
+
+    def devices(self) -> tuple[str, ...]:
+        if self.module is not None:
+            return tuple(self.module.DEVICES)
+        return self.devices_hint or ()
+
+    def announce(self, topic: str, level: int, message: str) -> None:
+        if topic not in self.announced:
+            self.announced.add(topic)
+            logger.log(level, message)
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    backend: _Backend
+    function: Callable[..., None]
+    supports: Callable[..., bool] | None
+
+
+_registered: dict[str, _Backend] = {}
+_candidates: dict[tuple[str, str, str | None], tuple[_Candidate, ...]] = {}
+_entry_points_read = False
+
+
+def register_backend(
+    name: str, target: Any, *, devices: Sequence[str] | None = None, replace: bool = False
+) -> None:
+    """Makes a backend known under ``name``.
+
+    ``target`` is a module or its import path (``"package.module"``, imported at first use). The module has
+    ``DEVICES`` (a tuple of device types), ``is_available() -> (bool, reason)``, optionally
+    ``supports(primitive, *args) -> bool``, and functions named after primitives. ``devices`` tells the
+    device types without an import. A name that is taken is a ``ValueError`` unless ``replace`` is set.
+    """
+    if name in _registered and not replace:
+        raise ValueError(f"a backend named {name!r} is registered already; pass replace=True to replace it")
+    if not name or "," in name:
+        raise ValueError(f"a backend's name is not empty and has no comma: {name!r}")
+    _registered[name] = _Backend(name, target, tuple(devices) if devices is not None else None)
+    _candidates.clear()
+
+
+def unregister_backend(name: str) -> None:
+    """Forgets a backend; an unknown name is a ``KeyError``."""
+    del _registered[name]
+    _candidates.clear()
+
+
+def _read_entry_points() -> None:
+    """Registers the backends that installed packages declare; once, at the first selection."""
+    global _entry_points_read
+    if _entry_points_read:
+        return
+    _entry_points_read = True
+    for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
+        if entry.name in _registered:
+            logger.warning(
+                "pix2gan: the entry point %s = %s is ignored, a backend has that name already.",
+                entry.name,
+                entry.value,
+            )
+        else:
+            register_backend(entry.name, entry.value)
+
+
+def _backend(name: str) -> _Backend:
+    """The backend of that name, loaded; ``BackendError`` where there is none."""
+    _read_entry_points()
+    if name not in _registered:
+        close = difflib.get_close_matches(name, _registered, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise BackendError(
+            f"There is no backend named {name!r}: {hint}known are {', '.join(sorted(_registered))}."
+        )
+    backend = _registered[name]
+    backend.load()
+    return backend
+
+
+def load_backend(name: str) -> Any:
+    """The module of the backend of that name; ``BackendError`` with the reason where it cannot run."""
+    backend = _backend(name)
+    if backend.unavailable is not None:
+        raise BackendError(f"The backend {name!r} is not available: {backend.unavailable}")
+    return backend.module
+
+
+# ------------------------------------------------------------------------------------------------ selection
+
+# A plain global: the threads in which autograd runs backward see no ContextVar.
+_forced: str | None = None
+
+
+class use_backend:  # noqa: N801 (reads as a function, as torch.no_grad does)
+    """Forces one backend, from now on or, as a context manager, for a block.
+
+    ``use_backend("reference")``; a list such as ``"mine,reference"`` is tried in that order; ``None`` returns
+    to the automatic choice (or to ``PIX2GAN_BACKEND``). A backend that is unknown or cannot run raises
+    ``BackendError`` at once; one that lacks a primitive or a dtype raises it when that is called.
+    """
+
+    def __init__(self, name: str | None) -> None:
+        global _forced
+        for part in _split(name):
+            load_backend(part)
+        self._previous = _forced
+        _forced = name
+
+    def __enter__(self) -> use_backend:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        global _forced
+        _forced = self._previous
+
+
+def _split(names: str | None) -> list[str]:
+    return [part.strip() for part in names.split(",")] if names else []
+
+
+def select(primitive: str, args: Sequence[Any]) -> Callable[..., None]:
+    """The function that is to compute ``primitive`` on ``args`` (``args[0]`` is a tensor and tells the device).
+
+    Raises ``BackendError`` where a forced backend cannot do it, with the reason.
+    """
+    forced = _forced or os.environ.get(ENVIRONMENT_VARIABLE) or None
+    device = args[0].device.type
+    key = (primitive, device, forced)
+    candidates = _candidates.get(key)
+    if candidates is None:
+        candidates = _candidates[key] = _resolve(primitive, device, forced)
+    for candidate in candidates:
+        if candidate.supports is None or candidate.supports(primitive, *args):
+            return candidate.function
+        if forced is None:
+            candidate.backend.announce(
+                f"{primitive} {args[0].dtype}",
+                logging.INFO,
+                f"pix2gan: the backend {candidate.backend.name!r} does not take this {primitive} "
+                f"({args[0].dtype} on {device}); the next one does it.",
+            )
+    by = f"The backend {forced!r} does" if forced else "No backend does"
+    dtypes = sorted({str(a.dtype).removeprefix("torch.") for a in args if isinstance(a, torch.Tensor)})
+    settings = [a for a in args if not isinstance(a, torch.Tensor)]
+    raise BackendError(
+        f"{by} not support {primitive} of {', '.join(dtypes)} on {device} with {settings}; "
+        f"choose another one by use_backend() or {ENVIRONMENT_VARIABLE}."
+        if forced
+        else f"{by} {primitive} of {', '.join(dtypes)} on {device} with {settings}."
+    )
+
+
+def _resolve(primitive: str, device: str, forced: str | None) -> tuple[_Candidate, ...]:
+    """The backends that may compute a primitive on a device type, best first."""
+    found = []
+    for name in _split(forced) if forced else _order(primitive, device):
+        backend = _backend(name)
+        problem = backend.unavailable
+        if problem is None and device not in backend.devices():
+            problem = f"it runs on {', '.join(backend.devices())}, the tensors are on {device}"
+            if forced is None:
+                continue
+        if problem is None:
+            function = getattr(backend.module, primitive, None)
+            if function is not None:
+                found.append(
+                    _Candidate(backend, function, getattr(backend.module, "supports", None))
+                )
+                continue
+            problem = f"it does not implement {primitive}"
+            level = logging.INFO
+        else:
+            level = logging.WARNING
+        if forced and "," not in forced:
+            raise BackendError(f"The backend {name!r} cannot be used: {problem}")
+        backend.announce(
+            problem, level, f"pix2gan: the backend {name!r} is passed over: {problem}"
+        )
+    if not found:
+        raise BackendError(f"No backend computes {primitive} on {device} (asked for: {forced or 'any'}).")
+    return tuple(found)
+
+
+def _order(primitive: str, device: str) -> list[str]:
+    _read_entry_points()
+    preferred = PREFERENCE.get((device, primitive)) or PREFERENCE.get((device, "*"), ())
+    names = [name for name in preferred if name in _registered]
+    built_in = {name for order in PREFERENCE.values() for name in order} | {LAST_RESORT}
+    names += [name for name in _registered if name not in built_in]
+    if LAST_RESORT in _registered:
+        names.append(LAST_RESORT)
+    return [
+        name
+        for name in names
+        if _registered[name].devices_hint is None or device in (_registered[name].devices_hint or ())
+    ]
+
+
+# ------------------------------------------------------------------------------------------------ reporting
+
+
+@dataclass(frozen=True)
+class BackendStatus:
+    """What is known of a backend on this machine."""
+
+    name: str
+    devices: tuple[str, ...]
+    available: bool
+    reason: str  # why not, or empty
+    primitives: tuple[str, ...]
+
+
+def list_backends() -> list[BackendStatus]:
+    """Every registered backend, imported and asked whether it can run here."""
+    _read_entry_points()
+    statuses = []
+    for name in list(_registered):
+        backend = _backend(name)
+        statuses.append(
+            BackendStatus(
+                name,
+                backend.devices(),
+                backend.unavailable is None,
+                backend.unavailable or "",
+                tuple(p for p in _primitives if hasattr(backend.module, p)),
+            )
+        )
+    return statuses
+
+
+def _register_built_in() -> None:
+    """The package's own backends, in so far as their modules are there."""
+    package = f"{__package__}.backends"
+    for name, devices in {
+        "triton": ("cuda",),
+        "cuda": ("cuda",),
+        "cpu": ("cpu",),
+        LAST_RESORT: None,
+    }.items():
+        path = f"{package}.{name}"
+        if importlib.util.find_spec(path) is not None:
+            register_backend(name, path, devices=devices)
+
+
+_register_built_in()

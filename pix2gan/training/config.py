@@ -1,0 +1,359 @@
+"""Every option of a training run, in one flat dataclass: for Python, the shell and YAML alike."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pix2gan.errors import ConfigError
+
+#: Options that do not change what is learned; a run may be resumed with other values of them.
+#: ``data`` and ``epochs`` are not listed as such: the trainer compares what they amount to.
+FREE_ON_RESUME = frozenset(
+    {
+        "data",
+        "out",
+        "steps",
+        "epochs",
+        "workers",
+        "log_every",
+        "sample_every",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "resume",
+        "device",
+        "name",
+        "licence",
+        "attribution",
+    }
+)
+
+_POSITIVE = (
+    *("size", "in_channels", "out_channels", "width", "batch", "discriminator_width", "n_layers"),
+    *("discriminator_scales", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints"),
+)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The options of a training run.
+
+    Values are checked on construction: a :class:`~pix2gan.errors.ConfigError` names the option and
+    says what is wrong with it.
+    """
+
+    data: Path
+    """Training data: side-by-side images, folders A/ and B/ (or trainA/ and trainB/), or, with
+    --sketch, a folder of photos."""
+
+    _: dataclasses.KW_ONLY  # on the command line too: only the data is given without a name
+
+    out: Path
+    """The run's folder: metrics, samples, checkpoints and, in the end, the model."""
+
+    method: str = "pix2pix"
+    """How to train."""
+
+    direction: Literal["AtoB", "BtoA"] = "AtoB"
+    """Which domain is the input."""
+
+    sketch: str | None = None
+    """Draw the input from photos as training goes: canny, xdog, strokes or mixed."""
+
+    fit: Literal["pad", "resize", "crop"] = "pad"
+    """How images are made square: padded, stretched or cropped."""
+
+    holdout: float = 0.0
+    """Fraction of the data to hold back from training, for samples and evaluation."""
+
+    size: int = 256
+    """Side of the training images in pixels."""
+
+    in_channels: int = 3
+    """Channels of the input images."""
+
+    out_channels: int = 3
+    """Channels of the output images."""
+
+    plain_background: bool = False
+    """Leave out photos whose border is not nearly white; a sketch would trace their background."""
+
+    augment: bool = True
+    """Flip, shift and recolour the training images at random."""
+
+    generator: str = "unet256"
+    """Generator architecture, a name of `pix2gan models`."""
+
+    width: int = 64
+    """Channels of the generator's first layer."""
+
+    norm: Literal["instance", "batch", "none"] = "instance"
+    """Normalisation in generator and discriminator."""
+
+    dropout: bool = False
+    """Dropout in the generator, the paper's source of noise."""
+
+    downsampling: Literal["strided", "blur"] = "strided"
+    """How the generator halves images."""
+
+    upsampling: Literal["transposed", "nearest", "blur"] = "transposed"
+    """How the generator doubles images."""
+
+    padding: Literal["reflect", "replicate", "zeros"] = "reflect"
+    """How the generator pads at the borders."""
+
+    num_downs: int | None = None
+    """Levels of a U-Net, if other than its name says."""
+
+    num_blocks: int | None = None
+    """Residual blocks of a ResNet, if other than its name says."""
+
+    discriminator: Literal["patch", "pixel"] = "patch"
+    """Discriminator architecture."""
+
+    discriminator_width: int = 64
+    """Channels of the discriminator's first layer."""
+
+    n_layers: int = 3
+    """Strided layers of the patch discriminator: 3 sees patches of 70 pixels."""
+
+    spectral_norm: bool = False
+    """Spectral normalisation in the discriminator."""
+
+    discriminator_scales: int = 1
+    """Discriminators, each looking at images half as large as the one before."""
+
+    gan_loss: Literal["lsgan", "vanilla"] = "lsgan"
+    """Least squares (lsgan) or cross entropy (vanilla)."""
+
+    l1: float = 100.0
+    """Weight of the L1 distance to the target."""
+
+    feature_matching: float = 0.0
+    """Weight of the feature-matching loss; pix2pixHD uses 10."""
+
+    steps: int | None = None
+    """Length of the training in steps, one batch each."""
+
+    epochs: float | None = None
+    """Length of the training in passes over the data; 200 if neither this nor --steps is given."""
+
+    batch: int = 1
+    """Images in a batch."""
+
+    lr: float = 2e-4
+    """Learning rate of Adam."""
+
+    lr_discriminator: float | None = None
+    """Learning rate of the discriminator, if other than --lr."""
+
+    beta1: float = 0.5
+    """Adam's decay of the mean gradient."""
+
+    beta2: float = 0.999
+    """Adam's decay of the mean squared gradient."""
+
+    decay_start: float = 0.5
+    """Fraction of the training after which the learning rate falls linearly to zero."""
+
+    ema: float = 0.999
+    """Decay of the moving average of the generator's weights, which is what is saved; 0 turns it
+    off."""
+
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """Number format of the networks' arithmetic; weights are float32 in either."""
+
+    seed: int = 0
+    """Seed of everything random."""
+
+    workers: int = 2
+    """Processes that load data; 0 loads in the training process."""
+
+    device: str = "auto"
+    """cpu, cuda, cuda:1, ...; auto takes the GPU if there is one."""
+
+    log_every: int = 50
+    """Steps between two entries of the metrics."""
+
+    sample_every: int = 500
+    """Steps between two sample sheets."""
+
+    checkpoint_every: int = 1000
+    """Steps between two checkpoints."""
+
+    keep_checkpoints: int = 2
+    """Checkpoints to keep."""
+
+    resume: bool = False
+    """Continue the run in --out from its newest checkpoint."""
+
+    name: str | None = None
+    """Name of the model; the folder's name if not given."""
+
+    licence: str | None = None
+    """Licence of the training data, to be recorded in the model."""
+
+    attribution: str | None = None
+    """Who made the training data, to be recorded in the model."""
+
+    def __post_init__(self) -> None:
+        for option in dataclasses.fields(self):
+            object.__setattr__(self, option.name, _typed(option.name, getattr(self, option.name)))
+        for name in _POSITIVE:
+            if getattr(self, name) < 1:
+                raise ConfigError(_says(name, "must be at least 1", getattr(self, name)))
+        for name in ("num_downs", "num_blocks", "steps"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ConfigError(_says(name, "must be at least 1", getattr(self, name)))
+        for name in ("l1", "feature_matching", "workers", "seed"):
+            if getattr(self, name) < 0:
+                raise ConfigError(_says(name, "must not be negative", getattr(self, name)))
+        for name in ("lr", "lr_discriminator", "epochs"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise ConfigError(_says(name, "must be above 0", getattr(self, name)))
+        for name in ("holdout", "ema", "beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(
+                    _says(name, "must be at least 0 and below 1", getattr(self, name))
+                )
+        if not 0 <= self.decay_start <= 1:
+            raise ConfigError(_says("decay_start", "must lie in 0 to 1", self.decay_start))
+        if self.steps is not None and self.epochs is not None:
+            raise ConfigError("Give --steps or --epochs, not both.")
+
+    def total_steps(self, images: int) -> int:
+        """The length of the run in steps, for a data set of ``images`` images."""
+        if self.steps is not None:
+            return self.steps
+        epochs = 200.0 if self.epochs is None else self.epochs
+        return max(1, math.ceil(epochs * images / self.batch))
+
+    def differences(self, other: TrainConfig) -> list[str]:
+        """Which options differ from ``other``'s in a way that changes what is learned."""
+        lines = []
+        for option in dataclasses.fields(self):
+            mine, theirs = getattr(self, option.name), getattr(other, option.name)
+            if option.name not in FREE_ON_RESUME and mine != theirs:
+                lines.append(f"{_flag(option.name)} {mine} (the run has {theirs})")
+        return lines
+
+    def to_dict(self) -> dict[str, Any]:
+        """All options as strings, numbers, booleans and None: for YAML, JSON and checkpoints."""
+        values = dataclasses.asdict(self)
+        return {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], source: str = "the configuration") -> TrainConfig:
+        """The inverse of :meth:`to_dict`; missing options take their defaults.
+
+        Raises:
+            ConfigError: If an option is unknown, or ``data`` or ``out`` is missing.
+        """
+        _check_names(values, source)
+        missing = [key for key in ("data", "out") if key not in values]
+        if missing:
+            raise ConfigError(f"Missing in {source}: {' and '.join(missing)}.")
+        return cls(**values)
+
+    def to_yaml(self) -> str:
+        """All options but ``resume`` as YAML, in the order of this class."""
+        import yaml
+
+        values = {name: value for name, value in self.to_dict().items() if name != "resume"}
+        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+    @classmethod
+    def from_yaml(cls, path: str | Path, **overrides: Any) -> TrainConfig:
+        """Read options from a YAML file; ``overrides`` take precedence.
+
+        Raises:
+            ConfigError: If the file cannot be read, is not a mapping, or holds a bad option.
+        """
+        return cls.from_dict({**read_yaml(path), **overrides}, source=str(path))
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The options in a YAML file, some or all of them, unchecked but for their names.
+
+    Raises:
+        ConfigError: If the file cannot be read, is not a mapping, or names an unknown option.
+    """
+    import yaml
+
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"Cannot read the configuration {path}: {reason}.") from error
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold one `option: value` a line.")
+    _check_names(values, str(path))
+    return values
+
+
+def _check_names(values: Mapping[str, Any], source: str) -> None:
+    known = [option.name for option in dataclasses.fields(TrainConfig)]
+    for name in values:
+        if name not in known:
+            close = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else "."
+            raise ConfigError(f"Unknown option in {source}: {name}{hint}")
+
+
+def _typed(name: str, value: Any) -> Any:
+    """``value`` as the type that option ``name`` declares; numbers and paths are converted."""
+    declared = _option_types()[name]
+    optional = typing.get_origin(declared) in (typing.Union, types.UnionType)
+    if optional:
+        if value is None:
+            return None
+        declared = next(t for t in typing.get_args(declared) if t is not type(None))
+    if typing.get_origin(declared) is Literal:
+        choices = typing.get_args(declared)
+        if value not in choices:
+            raise ConfigError(_says(name, f"must be {' or '.join(choices)}", value))
+        return value
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if declared is bool and isinstance(value, bool):
+        return value
+    if declared is int and is_number and math.isfinite(value) and int(value) == value:
+        return int(value)
+    if declared is float and is_number and math.isfinite(value):
+        return float(value)
+    if declared is float and isinstance(value, str):  # YAML reads 2e-4 as a string
+        try:
+            return _typed(name, float(value))
+        except ValueError:
+            pass
+    if declared is str and isinstance(value, str) and value:
+        return value
+    if declared is Path and isinstance(value, (str, Path)) and str(value):
+        return Path(value)
+    kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+    raise ConfigError(_says(name, f"must be {kinds.get(declared, 'a path')}", value))
+
+
+def _option_types() -> dict[str, Any]:
+    if not _OPTION_TYPES:
+        _OPTION_TYPES.update(typing.get_type_hints(TrainConfig))
+    return _OPTION_TYPES
+
+
+_OPTION_TYPES: dict[str, Any] = {}
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _says(name: str, rule: str, value: Any) -> str:
+    return f"{_flag(name)} {rule}, got {value!r}."

@@ -1,0 +1,128 @@
+"""The data of a run: what is trained on, what is shown, and the loader that can be resumed."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch.utils.data import Dataset
+
+from pix2gan.data.loader import make_loader
+from pix2gan.data.paired import check_paired, open_paired
+from pix2gan.data.sampler import ResumableSampler
+from pix2gan.errors import DataError, Pix2ganError
+from pix2gan.training.config import TrainConfig
+
+
+class Items(Protocol):
+    """A data set whose items depend on nothing but (seed, epoch, index)."""
+
+    @property
+    def names(self) -> Sequence[str]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a method trains on and what is shown of it."""
+
+    train: Items
+    """Augmented, shuffled by the sampler."""
+    show: Items
+    """The same kind of items without augmentation: the held-out ones if there are any."""
+    held_out: tuple[str, ...] = ()
+    """Names of the items that are not trained on."""
+
+    def fingerprint(self) -> str:
+        """Changes when the training items change, not when their folder is moved."""
+        return hashlib.sha256("\0".join(self.train.names).encode()).hexdigest()
+
+
+def open_paired_data(config: TrainConfig) -> TrainingData:
+    """Check and open pairs as ``config`` describes them.
+
+    Raises:
+        DataError: If there are none, or files are broken or unmatched; it lists them.
+    """
+    options: dict[str, Any] = {
+        "size": config.size,
+        "direction": config.direction,
+        "sketch": config.sketch,
+        "holdout": config.holdout,
+        "seed": config.seed,
+        "fit": config.fit,
+        "in_channels": config.in_channels,
+        "out_channels": config.out_channels,
+        "only_plain_background": config.plain_background,
+    }
+    train = open_paired(config.data, split="train", augment=config.augment, **options)
+    check_paired(train)
+    if config.holdout > 0:
+        held_out = open_paired(config.data, split="test", augment=False, **options)
+        check_paired(held_out)
+        return TrainingData(train, held_out, tuple(held_out.names))
+    return TrainingData(train, open_paired(config.data, split="train", augment=False, **options))
+
+
+def load_batches(
+    data: TrainingData, config: TrainConfig, device: torch.device, step: int
+) -> Iterator[dict[str, Any]]:
+    """The batches that follow step ``step``, without end: the same whoever asks when.
+
+    Raises:
+        DataError: If an item cannot be loaded any more.
+    """
+    sampler = ResumableSampler(
+        len(data.train), config.batch, config.seed, position=step * config.batch
+    )
+    loader = make_loader(
+        _Guarded(data.train), sampler, config.workers, pin_memory=device.type == "cuda"
+    )
+    with _signals_held_back():  # what workers inherit
+        batches = iter(loader)
+        batch = next(batches)
+    while True:
+        if _ERROR in batch:
+            raise DataError(batch[_ERROR][0])
+        yield batch
+        batch = next(batches)
+
+
+_ERROR = "error"
+
+
+class _Guarded(Dataset[Any]):
+    """Hands errors over as batches: raised in a worker they would arrive as a traceback."""
+
+    def __init__(self, items: Items) -> None:
+        self.items = items
+
+    def __getitems__(self, keys: list[tuple[int, int]]) -> list[dict[str, Any]]:
+        try:
+            return [self.items[key] for key in keys]
+        except Pix2ganError as error:
+            return [{_ERROR: str(error)}]
+
+
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Processes started meanwhile never see Ctrl-C or SIGTERM: the trainer stops them itself.
+
+    Both are often sent to a whole process group; workers that die first would break a step.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)

@@ -1,0 +1,73 @@
+"""From a training run to a model folder that a translator loads."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from pix2gan.checkpoints.model_config import ModelConfig, Preprocessing
+from pix2gan.checkpoints.native import save_model
+from pix2gan.training.config import TrainConfig
+from pix2gan.training.dataset import TrainingData
+
+
+def export_model(
+    folder: Path, generator: nn.Module, config: TrainConfig, step: int, data: TrainingData
+) -> Path:
+    """Save ``generator`` as trained for ``step`` steps, in float32, with where it comes from.
+
+    Paths are recorded by their last part only: a model is passed on, its machine is not.
+
+    Raises:
+        CheckpointError: If a weight is not finite.
+        OSError: If it cannot be written.
+    """
+    training: dict[str, Any] = {
+        "dataset": config.data.resolve().name,
+        "images": len(data.train),
+        "held_out": len(data.held_out),
+        "steps": step,
+        "batch": config.batch,
+        "seed": config.seed,
+        "command": command_line(config),
+    }
+    if config.licence:
+        training["licence"] = config.licence
+    if config.attribution:
+        training["attribution"] = config.attribution
+    architecture: dict[str, Any] = dict(generator.config)  # type: ignore[arg-type]
+    model = ModelConfig(
+        architecture=architecture,
+        in_channels=int(generator.in_channels),  # type: ignore[arg-type]
+        out_channels=int(generator.out_channels),  # type: ignore[arg-type]
+        preprocessing=Preprocessing(
+            size=config.size,
+            fit=config.fit,
+            resize_mode="fit" if config.fit == "pad" else "none",
+            domain_a="sketch" if config.sketch else "photo",
+        ),
+        direction=config.direction,
+        method=config.method,
+        name=config.name or config.out.resolve().name,
+        training=training,
+    )
+    return save_model(folder, generator, model, dtype="float32")
+
+
+def command_line(config: TrainConfig) -> str:
+    """The shell command that trains as ``config`` does: what differs from the defaults."""
+    defaults = TrainConfig(data=config.data, out=config.out).to_dict()
+    words = ["pix2gan", "train", config.method, config.data.resolve().name]
+    words += ["--out", config.out.resolve().name]
+    for name, value in config.to_dict().items():
+        if name in ("method", "resume", "device", "workers") or value == defaults[name]:
+            continue
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        elif value is not None:
+            words += [f"--{flag}", str(value)]
+    return shlex.join(words)

@@ -1,0 +1,118 @@
+"""Methods of training: what the networks are and what they minimise.
+
+A method owns networks and losses; the trainer owns devices, precision, optimizers, logging and
+saving, and knows no method by name. Adding one: write a subclass of :class:`Method` and register
+it under a name (``docs/training.md`` has a complete example).
+"""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from torch import Tensor, nn
+
+from pix2gan.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pix2gan.training.config import TrainConfig
+    from pix2gan.training.dataset import TrainingData
+
+
+class Update(NamedTuple):
+    """What a method yields: the loss that one player minimises next."""
+
+    player: str
+    """A key of :attr:`Method.players`; only its networks get a gradient."""
+    loss: Tensor
+    """Scalar with gradient."""
+    log: Mapping[str, Tensor]
+    """Scalars for the metrics, unweighted; detached by the trainer."""
+
+
+class Method(ABC):
+    """The algorithm of one paper."""
+
+    networks: nn.ModuleDict
+    """Everything that is trained or saved. The trainer moves it to the device and may wrap its
+    entries, so look networks up here at each step."""
+
+    players: ClassVar[Mapping[str, tuple[str, ...]]]
+    """Who takes turns: for each player the networks that its optimizer updates. A player whose
+    name begins with ``discriminator`` trains at ``lr_discriminator``."""
+
+    models: ClassVar[Mapping[str, str]]
+    """What the run is for: folder name in the run -> generator in ``networks``. These are averaged
+    (EMA), sampled from and saved."""
+
+    @abstractmethod
+    def __init__(self, config: TrainConfig) -> None:
+        """Create ``networks`` from the options, on the CPU; the seed is set.
+
+        Raises:
+            ConfigError: If the options do not go together.
+        """
+
+    @staticmethod
+    @abstractmethod
+    def open_data(config: TrainConfig) -> TrainingData:
+        """Check and open the data; called before anything is written.
+
+        Raises:
+            DataError: If files are broken or do not match; it lists them.
+        """
+
+    @abstractmethod
+    def step(self, batch: Mapping[str, Tensor]) -> Iterator[Update]:
+        """One iteration of the paper's algorithm, as a generator function.
+
+        At each ``yield Update(player, loss, log)`` the trainer computes the gradient of ``loss``
+        for the player's networks and updates them before the next line of the method runs. The
+        method runs under autocast; losses should be computed in float32.
+        """
+
+    @abstractmethod
+    def sample(
+        self, batch: Mapping[str, Tensor], generators: Mapping[str, nn.Module]
+    ) -> list[Tensor]:
+        """The columns of a sample sheet, each [N, C, H, W] in [-1, 1].
+
+        ``generators`` holds the averaged networks under the names that ``models`` gives them.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """State besides ``networks`` that a checkpoint must hold, such as an image pool."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027
+        """The inverse of :meth:`state_dict`."""
+
+
+_METHODS: dict[str, str] = {
+    "pix2pix": "pix2gan.training.methods.pix2pix:Pix2Pix",
+}
+
+
+def register_method(name: str, location: str) -> None:
+    """Make ``TrainConfig(method=name)`` find the class at ``"package.module:Class"``."""
+    _METHODS[name] = location
+
+
+def list_methods() -> list[str]:
+    """The names that ``TrainConfig.method`` takes."""
+    return sorted(_METHODS)
+
+
+def find_method(name: str) -> type[Method]:
+    """The method class called ``name``.
+
+    Raises:
+        ConfigError: If there is none of that name.
+    """
+    if name not in _METHODS:
+        raise ConfigError(f"--method must be {' or '.join(list_methods())}, got {name!r}.")
+    module, _, attribute = _METHODS[name].partition(":")
+    found: type[Method] = getattr(importlib.import_module(module), attribute)
+    return found

@@ -1,0 +1,88 @@
+"""Pix2Pix: image-to-image translation with conditional adversarial networks (Isola et al. 2017)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from pix2gan.training.config import TrainConfig
+from pix2gan.training.dataset import TrainingData, open_paired_data
+from pix2gan.training.losses import (
+    GAN_LOSSES,
+    feature_matching_loss,
+    l1_loss,
+    multiscale_gan_loss,
+)
+from pix2gan.training.methods import Method, Update
+from pix2gan.training.networks import (
+    create_configured_discriminator,
+    create_configured_generator,
+)
+
+
+class Pix2Pix(Method):
+    """A generator G: A -> B and a discriminator D that sees the input beside the output.
+
+    D tells (a, b) from (a, G(a)); G fools D and stays close to b in L1. Optionally G also matches
+    D's activations on the real pair (feature matching, pix2pixHD) and D looks at several scales.
+    """
+
+    players: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "discriminator": ("discriminator",),
+        "generator": ("generator",),
+    }
+    models: ClassVar[Mapping[str, str]] = {"model": "generator"}
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+        self.gan_loss = GAN_LOSSES[config.gan_loss]
+        seen = config.in_channels + config.out_channels
+        self.networks = nn.ModuleDict(
+            {
+                "generator": create_configured_generator(config),
+                "discriminator": create_configured_discriminator(config, seen),
+            }
+        )
+
+    @staticmethod
+    def open_data(config: TrainConfig) -> TrainingData:
+        return open_paired_data(config)
+
+    def step(self, batch: Mapping[str, Tensor]) -> Iterator[Update]:
+        generate, judge = self.networks["generator"], self.networks["discriminator"]
+        a, b = batch["A"], batch["B"]
+        real_pair = torch.cat([a, b], dim=1)  # [N, A + B channels, H, W]
+        fake = generate(a).to(a.dtype)
+        fake_pair = torch.cat([a, fake], dim=1)
+
+        # The paper halves D's objective, which slows it down relative to G.
+        d_real = multiscale_gan_loss(self.gan_loss, judge(real_pair), True)
+        d_fake = multiscale_gan_loss(self.gan_loss, judge(fake_pair.detach()), False)
+        yield Update("discriminator", 0.5 * (d_real + d_fake), {"d_real": d_real, "d_fake": d_fake})
+
+        features = judge.features(fake_pair)  # type: ignore[operator]
+        g_gan = multiscale_gan_loss(self.gan_loss, [scale[-1] for scale in features], True)
+        l1 = l1_loss(fake, b)
+        loss = g_gan + self.config.l1 * l1
+        log = {"g_gan": g_gan, "l1": l1}
+        if self.config.feature_matching > 0:
+            with torch.no_grad():
+                targets = judge.features(real_pair)  # type: ignore[operator]
+            matching = torch.stack(
+                [
+                    feature_matching_loss(ours[:-1], theirs[:-1])
+                    for ours, theirs in zip(features, targets, strict=True)
+                ]
+            ).sum()
+            loss = loss + self.config.feature_matching * matching
+            log["feature_matching"] = matching
+        yield Update("generator", loss, log)
+
+    def sample(
+        self, batch: Mapping[str, Tensor], generators: Mapping[str, nn.Module]
+    ) -> list[Tensor]:
+        """Input, output, target."""
+        return [batch["A"], generators["generator"](batch["A"]), batch["B"]]

@@ -1,0 +1,70 @@
+"""From training options to the options of ``pix2gan.models``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from pix2gan.errors import ConfigError
+from pix2gan.models import create_discriminator, create_generator
+from pix2gan.models.generator import Generator
+from pix2gan.training.config import TrainConfig
+from pix2gan.training.multiscale import MultiscaleDiscriminator
+
+
+def create_configured_generator(config: TrainConfig, *, reverse: bool = False) -> Generator:
+    """The generator that ``config`` asks for, A -> B; B -> A if ``reverse``.
+
+    Raises:
+        ConfigError: If there is no such generator, or it cannot take images of ``config.size``.
+    """
+    channels = (config.in_channels, config.out_channels)
+    in_channels, out_channels = reversed(channels) if reverse else channels
+    options: dict[str, Any] = {
+        "width": config.width,
+        "norm": config.norm,
+        "dropout": config.dropout,
+        "downsampling": config.downsampling,
+        "upsampling": config.upsampling,
+        "padding": config.padding,
+    }
+    for name in ("num_downs", "num_blocks"):
+        if getattr(config, name) is not None:
+            options[name] = getattr(config, name)
+    generator = create_generator(
+        config.generator, in_channels=in_channels, out_channels=out_channels, **options
+    )
+    if config.size % generator.multiple or config.size < generator.minimum_size:
+        raise ConfigError(
+            f"--size {config.size} does not fit {config.generator}, which takes multiples of "
+            f"{generator.multiple} from {generator.minimum_size} on: choose another --size, or "
+            "fewer --num-downs."
+        )
+    return generator
+
+
+def create_configured_discriminator(config: TrainConfig, in_channels: int) -> nn.Module:
+    """The discriminators that ``config`` asks for, on images of ``in_channels`` channels.
+
+    Raises:
+        ConfigError: If the images are too small for the coarsest of them.
+    """
+    options: dict[str, Any] = {
+        "in_channels": in_channels,
+        "width": config.discriminator_width,
+        "norm": config.norm,
+        "spectral_norm": config.spectral_norm,
+    }
+    if config.discriminator == "patch":
+        options["n_layers"] = config.n_layers
+    discriminator = MultiscaleDiscriminator(
+        lambda: create_discriminator(config.discriminator, **options), config.discriminator_scales
+    )
+    if config.size < discriminator.minimum_size:
+        raise ConfigError(
+            f"--size {config.size} is too small for these discriminators, which need "
+            f"{discriminator.minimum_size}: choose a larger --size, or fewer --n-layers or "
+            "--discriminator-scales."
+        )
+    return discriminator

@@ -1,0 +1,39 @@
+"""Applying a trained generator: to one image, a list, a folder.
+
+The names below are imported when first touched: the command line asks for some of them before it
+knows whether torch will be needed.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pix2gan.translation.folder import FolderReport, translate_folder, translate_paths
+    from pix2gan.translation.sheet import side_by_side
+    from pix2gan.translation.translator import Translator
+
+__all__ = [
+    "FolderReport",
+    "Translator",
+    "side_by_side",
+    "translate_folder",
+    "translate_paths",
+]
+
+_HOME = {
+    "FolderReport": "folder",
+    "Translator": "translator",
+    "side_by_side": "sheet",
+    "translate_folder": "folder",
+    "translate_paths": "folder",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,243 @@
+"""From a picture to the network's input and back: what a translator does around its network.
+
+Arrays are [H, W, C] throughout, with 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB, alpha) channels,
+or as many as the network takes. uint8 and uint16 use their whole range, floats are in [0, 1].
+
+The rules, each of which docs/translation.md explains:
+
+- Transparent pixels are blended with white before the network sees them. The alpha channel is put
+  back onto the output, unless the inputs are sketches: a drawing on a transparent sheet becomes an
+  opaque photo.
+- A network for sketches gets grey drawings, however many channels it and they have.
+- The result has the size and the depth (8, 16 bits, float) of what came in.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from pix2gan.checkpoints.model_config import ModelConfig
+from pix2gan.errors import BadImageError
+
+Array: TypeAlias = npt.NDArray[Any]
+FloatArray: TypeAlias = npt.NDArray[np.float32]
+
+# Rec. 601 luma, what Pillow and OpenCV mean by grey.
+_LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+_FULL_SCALE = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}
+
+
+@dataclass
+class Prepared:
+    """One image as the network takes it, and what is needed to turn the result back.
+
+    Attributes:
+        values: float32 [C, h, w] in the model's value range, h and w as the network needs them.
+        name: The image as the user knows it.
+        size: Height and width of the image.
+        scaled: Height and width at which the network sees it, before padding.
+        origin: Row and column of the image within the padded `values`.
+        dtype: "uint8", "uint16" or "float32": the depth of the image and of the result.
+        alpha: [H, W, 1] in `dtype`, to be put back onto the result; None if there is none.
+    """
+
+    values: FloatArray
+    name: str
+    size: tuple[int, int]
+    scaled: tuple[int, int]
+    origin: tuple[int, int]
+    dtype: str
+    alpha: Array | None
+
+
+class Processing:
+    """The pre- and post-processing of one model.
+
+    Args:
+        config: The model's config.
+        multiple: What height and width of the network's input must be a multiple of.
+        minimum: What they must at least be.
+    """
+
+    def __init__(self, config: ModelConfig, multiple: int, minimum: int = 1) -> None:
+        self.channels = config.in_channels
+        self.out_channels = config.out_channels
+        self.low, self.high = config.value_range
+        self.sketch = config.preprocessing.domain_a == "sketch"
+        self.size = config.preprocessing.size
+        self.resize_mode = config.preprocessing.resize_mode
+        self.multiple = multiple
+        self.minimum = minimum
+
+    def prepare(self, image: Array, name: str, resize: str | None = None) -> Prepared:
+        """Make the network's input of an image.
+
+        Args:
+            image: [H, W, C] or [H, W]; bool, uint8, uint16 or float in [0, 1].
+            name: What to call the image in errors.
+            resize: "none" or "fit" (see `Preprocessing.resize_mode`); None takes the model's own.
+
+        Raises:
+            BadImageError: If it is empty, of another type, not finite, or has channels that do not
+                fit the model.
+        """
+        image = self._checked(image, name)
+        size = (image.shape[0], image.shape[1])
+        colours, alpha = self._split_alpha(image, name)
+        values = colours.astype(np.float32) / _FULL_SCALE[image.dtype.name]
+        if alpha is not None:
+            opacity = alpha.astype(np.float32) / _FULL_SCALE[image.dtype.name]
+            values = values * opacity + (1.0 - opacity)
+        values = self._to_channels(values, name)
+        scaled, canvas = self._sizes(size, resize or self.resize_mode)
+        values = _resize(values, scaled)
+        origin = ((canvas[0] - scaled[0]) // 2, (canvas[1] - scaled[1]) // 2)
+        values = self._pad(values, canvas, origin)
+        values = values * np.float32(self.high - self.low) + np.float32(self.low)
+        return Prepared(
+            values=np.ascontiguousarray(values.transpose(2, 0, 1)),
+            name=name,
+            size=size,
+            scaled=scaled,
+            origin=origin,
+            dtype=image.dtype.name,
+            alpha=None if self.sketch else alpha,
+        )
+
+    def finish(self, result: FloatArray, prepared: Prepared, dtype: str | None = None) -> Array:
+        """Make an image of the network's output.
+
+        Args:
+            result: float32 [C, h, w] in the model's value range.
+            prepared: The input that it came from.
+            dtype: "uint8", "uint16" or "float32" in [0, 1]; None takes that of the original.
+
+        Returns:
+            [H, W, C] with the size of the original; C grows by one for an alpha channel if the
+            original had one that is to be kept.
+
+        Raises:
+            BadImageError: If the network's output is not finite.
+        """
+        (top, left), (height, width) = prepared.origin, prepared.scaled
+        image = result[:, top : top + height, left : left + width].transpose(1, 2, 0)
+        if not np.isfinite(image).all():
+            raise BadImageError(
+                prepared.name,
+                "the network's output for it is not finite; translate it in float32, and if that "
+                "does not help, the model is damaged",
+            )
+        image = (image - np.float32(self.low)) / np.float32(self.high - self.low)
+        image = np.clip(_resize(image, prepared.size), 0.0, 1.0)
+        dtype = dtype or prepared.dtype
+        image = _quantize(image, dtype)
+        if prepared.alpha is not None and image.shape[2] in (1, 3):
+            alpha = prepared.alpha
+            if alpha.dtype != dtype:
+                alpha = _quantize(alpha.astype(np.float32) / _FULL_SCALE[alpha.dtype.name], dtype)
+            image = np.concatenate([image, alpha], axis=2)
+        return image
+
+    def _checked(self, image: Array, name: str) -> Array:
+        if image.ndim == 2:
+            image = image[:, :, None]
+        if image.ndim != 3 or 0 in image.shape:
+            raise BadImageError(
+                name, f"expected an array [H, W] or [H, W, C], got shape {list(image.shape)}"
+            )
+        if image.dtype == np.bool_:
+            return image.astype(np.uint8) * np.uint8(255)
+        if image.dtype in (np.uint8, np.uint16):
+            return image.astype(image.dtype.newbyteorder("="), copy=False)
+        if image.dtype.kind != "f":
+            raise BadImageError(
+                name,
+                f"its values are {image.dtype}; give uint8, uint16 or floating point in [0, 1]",
+            )
+        image = image.astype(np.float32)
+        low, high = float(image.min()), float(image.max())
+        # Somebody's resampling may overshoot a little; [0, 255] or [-1, 1] is a mistake.
+        if not (math.isfinite(low) and math.isfinite(high) and low >= -0.01 and high <= 1.01):
+            raise BadImageError(
+                name,
+                f"floating-point values must be in [0, 1], and these are in [{low:g}, {high:g}]; "
+                "scale them first",
+            )
+        return image.clip(0.0, 1.0)
+
+    def _split_alpha(self, image: Array, name: str) -> tuple[Array, Array | None]:
+        channels = image.shape[2]
+        if channels == self.channels and channels not in (1, 3):
+            return image, None  # as many as the network takes: none of them is alpha
+        if channels in (2, 4):
+            return image[:, :, :-1], image[:, :, -1:]
+        if channels not in (1, 3):
+            raise BadImageError(
+                name, f"it has {channels} channels, and the model takes {self.channels}"
+            )
+        return image, None
+
+    def _to_channels(self, values: FloatArray, name: str) -> FloatArray:
+        """[H, W, C] -> [H, W, the network's channels]."""
+        have = values.shape[2]
+        if have == 3 and (self.sketch or self.channels == 1):
+            values, have = (values @ _LUMA)[:, :, None], 1
+        if have == self.channels:
+            return values
+        if have == 1 and (self.channels == 3 or self.sketch):
+            return np.repeat(values, self.channels, axis=2)
+        raise BadImageError(name, f"it has {have} channels, and the model takes {self.channels}")
+
+    def _sizes(self, size: tuple[int, int], resize: str) -> tuple[tuple[int, int], tuple[int, int]]:
+        """The size at which the network sees the image, and that size with its padding."""
+        if resize == "fit":
+            scale = self.size / max(size)
+            scaled = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
+            side = self._padded(self.size)
+            return scaled, (side, side)
+        return size, (self._padded(size[0]), self._padded(size[1]))
+
+    def _padded(self, length: int) -> int:
+        return math.ceil(max(length, self.minimum) / self.multiple) * self.multiple
+
+    def _pad(
+        self, values: FloatArray, canvas: tuple[int, int], origin: tuple[int, int]
+    ) -> FloatArray:
+        height, width, _ = values.shape
+        margins = [
+            (origin[0], canvas[0] - height - origin[0]),
+            (origin[1], canvas[1] - width - origin[1]),
+            (0, 0),
+        ]
+        if not any(sum(margin) for margin in margins):
+            return values
+        if self.sketch:
+            # Paper goes on beyond the edge of a drawing; its strokes do not come back mirrored.
+            return np.pad(values, margins, mode="constant", constant_values=1.0)
+        # NumPy mirrors over and over where the margin is wider than the picture, and repeats the
+        # only row or column where there is nothing to mirror.
+        return np.pad(values, margins, mode="reflect")
+
+
+def _quantize(image: FloatArray, dtype: str) -> Array:
+    """Values in [0, 1] as "uint8", "uint16" (rounded to the nearest) or "float32"."""
+    if dtype == "float32":
+        return image.astype(np.float32, copy=False)
+    return np.rint(image * np.float32(_FULL_SCALE[dtype])).astype(dtype)
+
+
+def _resize(values: FloatArray, size: tuple[int, int]) -> FloatArray:
+    """[H, W, C] -> [size[0], size[1], C]: averages when shrinking, cubic when enlarging."""
+    height, width, channels = values.shape
+    if (height, width) == size:
+        return values
+    shrinks = size[0] < height or size[1] < width
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    resized = cv2.resize(np.ascontiguousarray(values), (size[1], size[0]), interpolation=method)
+    return np.clip(resized.reshape(size[0], size[1], channels), 0.0, 1.0)

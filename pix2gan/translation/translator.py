@@ -1,0 +1,267 @@
+"""`Translator`: a generator together with the pre- and post-processing it was trained with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from pix2gan.checkpoints.model_config import ModelConfig
+from pix2gan.checkpoints.native import load_model
+from pix2gan.checkpoints.resolve import resolve_model
+from pix2gan.data.image_io import to_uint8
+from pix2gan.errors import BadImageError, ConfigError
+from pix2gan.translation.inputs import ImageLike, read_image
+from pix2gan.translation.processing import Array, FloatArray, Prepared, Processing
+
+if TYPE_CHECKING:
+    from pix2gan.translation.folder import FolderReport
+
+OUTPUTS = ("pil", "numpy", "tensor")
+DTYPES = ("float32", "bfloat16")
+RESIZES = ("none", "fit")
+DEFAULT_BATCH_SIZE = 4
+
+
+class Translator:
+    """Turns images of domain A into images of domain B.
+
+        translator = Translator.from_pretrained("sketch2motorbike")
+        photo = translator("sketch.png")
+
+    Several threads may use one translator at the same time.
+
+    Args:
+        generator: A network of `pix2gan.models`; it is moved to `device`, put into evaluation mode
+            and laid out channels-last.
+        config: What it was trained with.
+        device: "cpu", "cuda", "cuda:1", ...; by default the GPU where there is one.
+        dtype: "float32" (default) or "bfloat16": the precision of the network's arithmetic.
+
+    Raises:
+        ConfigError: If the device or the dtype is unknown or absent.
+    """
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        config: ModelConfig,
+        *,
+        device: str | torch.device | None = None,
+        dtype: str | None = None,
+    ) -> None:
+        if dtype not in (None, *DTYPES):
+            raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
+        self.config = config
+        self.device = _find_device(device)
+        self.dtype = dtype or "float32"
+        generator = generator.eval().requires_grad_(False).to(self.device)
+        self.generator = generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.processing = Processing(
+            config,
+            multiple=int(getattr(generator, "multiple", 1)),
+            minimum=int(getattr(generator, "minimum_size", 1)),
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | os.PathLike[str],
+        *,
+        device: str | torch.device | None = None,
+        dtype: str | None = None,
+    ) -> Translator:
+        """Load a translator.
+
+        Args:
+            model: The name of a bundled model, the folder of a model or of a training run, a
+                `.safetensors` file with its `config.json` beside it, or a hub id "org/name".
+            device: See `Translator`.
+            dtype: See `Translator`.
+
+        Raises:
+            CheckpointError: If there is no such model or its files are damaged.
+            ConfigError: If the device or the dtype is unknown or absent.
+        """
+        return cls(*load_model(resolve_model(model)), device=device, dtype=dtype)
+
+    def __call__(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        *,
+        batch_size: int | None = None,
+        output: str = "pil",
+        resize: str | None = None,
+    ) -> Any:
+        """Translate one image or several; each result has the size of its original.
+
+        Args:
+            images: A path, a PIL image, an array [H, W] or [H, W, C] (uint8, uint16, or floating
+                point in [0, 1]), a tensor [C, H, W] (floating point in [0, 1], or uint8), or a list
+                of them; an array [N, H, W, C] or a tensor [N, C, H, W] counts as a list.
+            batch_size: How many images of equal size go through the network at once.
+            output: "pil": `PIL.Image`, 8 bits. "numpy": [H, W, C] in the dtype of the original.
+                "tensor": float32 [C, H, W] in [0, 1] on the original's device (the CPU if it was no
+                tensor); [N, C, H, W] if `images` was one tensor of that shape.
+            resize: "none" runs the network at the image's resolution, "fit" at the one that it was
+                trained at; by default as the model's config says.
+
+        Returns:
+            One result for one image, a list for a list.
+
+        Raises:
+            BadImageError: If an image cannot be used; names it. Nothing is returned for the others.
+            ConfigError: If an option makes no sense.
+        """
+        if output not in OUTPUTS:
+            raise ConfigError(f"output must be one of {', '.join(OUTPUTS)}, not {output!r}")
+        if resize not in (None, *RESIZES):
+            raise ConfigError(f"resize must be one of {', '.join(RESIZES)}, not {resize!r}")
+        many = isinstance(images, (list, tuple)) or (
+            isinstance(images, (np.ndarray, Tensor)) and images.ndim == 4
+        )
+        batch: list[Any] = list(images) if many else [images]  # type: ignore[arg-type]
+        prepared = [
+            self.processing.prepare(*read_image(image, f"image {i + 1}"), resize)
+            for i, image in enumerate(batch)
+        ]
+        results = self._run_all(prepared, check_batch_size(batch_size))
+        made = [
+            self._deliver(result, item, image, output)
+            for result, item, image in zip(results, prepared, batch, strict=True)
+        ]
+        if not many:
+            return made[0]
+        return (
+            torch.stack(made)
+            if made and output == "tensor" and isinstance(images, Tensor)
+            else made
+        )
+
+    def translate_folder(
+        self, source: str | os.PathLike[str], out: str | os.PathLike[str], **options: Any
+    ) -> FolderReport:
+        """Translate every image in a folder; see `pix2gan.translation.translate_folder`."""
+        from pix2gan.translation.folder import translate_folder
+
+        return translate_folder(self, source, out, **options)
+
+    def translate_paths(
+        self, source: str | os.PathLike[str], out: str | os.PathLike[str], **options: Any
+    ) -> FolderReport:
+        """Translate a file, a folder or a glob; see `pix2gan.translation.translate_paths`."""
+        from pix2gan.translation.folder import translate_paths
+
+        return translate_paths(self, source, out, **options)
+
+    def run(self, batch: Sequence[Prepared]) -> list[FloatArray]:
+        """Put prepared images of one shape through the network.
+
+        Where memory does not suffice, the batch is halved until it does.
+
+        Returns:
+            float32 [C, h, w] in the model's value range, one for each image.
+
+        Raises:
+            BadImageError: If an image does not even fit alone.
+        """
+        try:
+            stacked = torch.from_numpy(np.stack([item.values for item in batch]))
+            return list(self._forward(stacked).numpy())
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+        # Outside of the handler: the traceback would keep the failed attempt's memory alive.
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if len(batch) == 1:
+            _, height, width = batch[0].values.shape
+            raise BadImageError(
+                batch[0].name,
+                f"there is not enough memory on {self.device} to translate it at {width} x "
+                f"{height} pixels; shrink it, free memory or choose another device",
+            )
+        middle = len(batch) // 2
+        return self.run(batch[:middle]) + self.run(batch[middle:])
+
+    def _forward(self, x: Tensor) -> Tensor:
+        """[N, C, h, w] float32 on the CPU -> the same, through the network."""
+        autocast: AbstractContextManager[Any] = nullcontext()
+        if self.dtype == "bfloat16":
+            autocast = torch.autocast(self.device.type, torch.bfloat16)
+        with torch.inference_mode(), autocast:
+            x = x.to(self.device).contiguous(memory_format=torch.channels_last)
+            result: Tensor = self.generator(x)
+            return result.float().contiguous().cpu()
+
+    def _run_all(self, prepared: list[Prepared], batch_size: int) -> list[FloatArray]:
+        """`run` in batches of equal shape; the results in the order of the images."""
+        shapes: dict[tuple[int, ...], list[int]] = {}
+        for index, item in enumerate(prepared):
+            shapes.setdefault(item.values.shape, []).append(index)
+        results: dict[int, FloatArray] = {}
+        for indices in shapes.values():
+            for start in range(0, len(indices), batch_size):
+                group = indices[start : start + batch_size]
+                results.update(zip(group, self.run([prepared[i] for i in group]), strict=True))
+        return [results[index] for index in range(len(prepared))]
+
+    def _deliver(self, result: FloatArray, item: Prepared, original: Any, output: str) -> Any:
+        if output == "tensor":
+            image = self.processing.finish(result, item, "float32")
+            tensor = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+            return tensor.to(original.device) if isinstance(original, Tensor) else tensor
+        image = self.processing.finish(result, item)
+        return image if output == "numpy" else _to_pil(image)
+
+    def __repr__(self) -> str:
+        name = self.config.name or self.config.architecture["name"]
+        return f"<Translator {name} on {self.device} in {self.dtype}>"
+
+
+def check_batch_size(batch_size: int | None) -> int:
+    """`batch_size`, or the default for None; ConfigError if it is not a positive number."""
+    if batch_size is None:
+        return DEFAULT_BATCH_SIZE
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ConfigError(f"batch_size must be a whole number of at least 1, not {batch_size!r}")
+    return batch_size
+
+
+def _find_device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:160]
+        raise ConfigError(f"The device {str(device)!r} cannot be used here: {reason}") from None
+    return found
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error).lower()
+    return any(
+        sign in text
+        for sign in ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
+    )
+
+
+def _to_pil(image: Array) -> Image.Image:
+    channels = image.shape[2]
+    if channels > 4:
+        raise ConfigError(
+            f"A PIL image cannot hold the {channels} channels of this model's output; use "
+            'output="numpy"'
+        )
+    pixels = to_uint8(image)
+    return Image.fromarray(np.ascontiguousarray(pixels[:, :, 0] if channels == 1 else pixels))
