@@ -13,7 +13,8 @@ TORCH = torch==2.13.0
 
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Twice quiet: errors only, which pip prints in full.
+PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 BUILD_FILES := pyproject.toml setup.py $(wildcard csrc/*.* csrc/*/*.*)
 CPP := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
 NATIVE_NOTE := pix2gan/ops/backends/native_build.txt
@@ -42,7 +43,7 @@ $(VENV)/.torch:
 	    echo "make: creating $(VENV)"; \
 	    $(PYTHON) -m venv $(VENV) || { echo "make: $(PYTHON) -m venv failed; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }; \
 	fi; \
-	echo "make: installing $(TORCH)"; \
+	echo "make: installing $(TORCH) (once, a minute or more)"; \
 	$(PIP) $(TORCH); \
 	$(PIP) "setuptools>=77.0.3" wheel ninja; \
 	echo "$(TORCH)" > $@
@@ -84,7 +85,7 @@ format: install-dev  ## let ruff and clang-format rewrite the files
 	@if [ -n "$(CPP)" ]; then $(BIN)/clang-format -i $(CPP); fi
 
 bench: install  ## time the generators against stock torch.nn, into benchmarks/results/
-	$(BIN)/python benchmarks/generators.py
+	$(BIN)/python -m benchmarks.generators
 
 clean:  ## remove builds and caches, keep .venv
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

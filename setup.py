@@ -34,7 +34,7 @@ os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", ""), sysconfig.get_
 
 
 def native_library() -> Extension:
-    """A plain shared library over LibTorch's stable ABI, free of Python: one file fits all versions."""
+    """A plain shared library over LibTorch's stable ABI: one file fits every Python version."""
     sources = [*(ROOT / "csrc").glob("*.cpp"), *(ROOT / "csrc" / "cpu").glob("*.cpp")]
     # gcc at Debian Python's default -O2 leaves the loops unvectorised, 14 to 17 times slower.
     # BuildExtension adds the language standard that its torch asks for.

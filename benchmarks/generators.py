@@ -11,6 +11,9 @@ Each side runs in both memory formats, NCHW and channels_last, all four taking t
 format of each side is what its row holds, and the row says which. Before timing, both sides get the
 same weights; in float32 their outputs must agree to 1e-4, in bfloat16 pix2gan's mean error against
 float32 may be at most twice the stock network's.
+
+pix2gan's ops run on whatever backend it chooses; ``PIX2GAN_BACKEND=reference`` forces one, and the
+row's name then says so.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +34,7 @@ from torch import Tensor, nn
 from benchmarks.rows import Row, format_rows, make_row, merge_rows, results_path
 from benchmarks.stock_networks import copy_weights, stock_generator
 from benchmarks.timing import Timing, time_interleaved
+from pix2gan import ops
 from pix2gan.checkpoints.resolve import list_pretrained, pretrained_folder
 from pix2gan.models import create_generator, list_models
 
@@ -74,7 +79,7 @@ def run_case(
 ) -> Iterator[Row]:
     """Check a network, then time it; a row for each dtype."""
     torch.manual_seed(0)
-    ours: nn.Module = create_generator(**case.config).eval()
+    ours = create_generator(**case.config).eval()
     size = max(size, ours.minimum_size)
     example = torch.randn(1, ours.in_channels, size, size).clamp(-1, 1)
     stock = stock_generator(ours.config).eval()
@@ -86,7 +91,7 @@ def run_case(
             check_rounding(case.name, ours, stock, example, exact, DTYPES[dtype])
         timings = time_networks({"pix2gan": ours, "stock": stock}, example, dtype, seconds)
         mine, stock_best = fastest(timings, "pix2gan"), fastest(timings, "stock")
-        columns: dict[str, Any] = {"memory_format": mine}
+        columns: dict[str, Any] = {"memory_format": mine, "backends": usable_backends(device)}
         if device.type == "cuda":
             columns["tf32"] = torch.backends.cudnn.allow_tf32
         if compiled:
@@ -94,7 +99,7 @@ def run_case(
             columns |= {"compiled_stock_ms": timing.ms, "compiled_stock_format": stock_best}
         yield make_row(
             "generators",
-            f"{case.label} {size}x{size}",
+            f"{case.label} {size}x{size}{forced_backend()}",
             dtype,
             device,
             shape=example.shape,
@@ -103,6 +108,20 @@ def run_case(
             opponent_name=f"torch.nn modules, eager, {stock_best}",
             **columns,
         )
+
+
+def usable_backends(device: torch.device) -> str:
+    """The backends that the ops may run on, or the one that is forced."""
+    return os.environ.get("PIX2GAN_BACKEND") or ", ".join(
+        status.name
+        for status in ops.list_backends()
+        if status.available and device.type in status.devices
+    )
+
+
+def forced_backend() -> str:
+    forced = os.environ.get("PIX2GAN_BACKEND")
+    return f" on {forced}" if forced else ""
 
 
 def check_same_outputs(name: str, ours: nn.Module, stock: nn.Module, example: Tensor) -> Tensor:
@@ -195,6 +214,13 @@ def _without_tf32() -> Iterator[None]:
         yield
     finally:
         torch.backends.cudnn.allow_tf32 = allowed
+
+
+def _in_short(row: Row) -> str:
+    text = f"{row['name']} {row['dtype']}: {row['ms']:.4g} ms, stock {row['opponent_ms']:.4g} ms"
+    if "compiled_stock_ms" in row:
+        text += f", stock compiled {row['compiled_stock_ms']:.4g} ms"
+    return f"{text}, {row['ratio']:.2f}x"
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -77,6 +77,8 @@ class ResNetBlock(nn.Module):
 class BlurDownsample(nn.Module):
     """Reflection padding, the filter [1, 2, 1] x [1, 2, 1] / 16, every second pixel."""
 
+    taps: Tensor
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         taps = torch.tensor([1.0, 2.0, 1.0]) / 4
@@ -89,6 +91,8 @@ class BlurDownsample(nn.Module):
 
 class BlurUpsample(nn.Module):
     """Replication padding, zeros between pixels, the filter [1, 3, 3, 1] x [1, 3, 3, 1] / 16."""
+
+    taps: Tensor
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -3,7 +3,8 @@
 // Included where `select(condition, a, b)`, `minimum`, `maximum` (both return their second argument
 // where one is NaN), `absolute`, `exp_negative` and `expm1_negative` (arguments <= 0) and `log1p`
 // (arguments in [0, 1]) are defined for V. There is no include guard: the CPU kernels include this
-// once per instruction set, within its namespace.
+// once per instruction set, within its namespace. PIX2GAN_INLINE forces inlining, PIX2GAN_OUTLINE
+// forbids it: exponentials in a dozen loops would be most of the library, and of the time to build it.
 //
 // Exponentials are taken of -|v| only, so that nothing overflows, and differences such as
 // 1 - tanh(v)^2 are rewritten as products, so that nothing cancels.
@@ -12,6 +13,10 @@ namespace activation {
 
 constexpr float selu_alpha = 1.6732632423543772848f;
 constexpr float selu_scale = 1.0507009873554804934f;
+
+// The activations that cost next to nothing get loops of their own; the others share one in which
+// the choice is made per vector, which is lost beside their exponentials.
+enum Kind { linear, relu, lrelu, any };
 
 // With e = exp(-|v|): sigmoid(|v|) = 1 / (1 + e), sigmoid(-|v|) = e / (1 + e).
 template <class V>
@@ -40,17 +45,13 @@ PIX2GAN_INLINE V tanh_slope(V v) {
     return 4.0f * e * r * r;
 }
 
-// act(v). Piecewise linear activations pass NaN on, as comparisons with it are false.
+namespace any_kind {
+
+// act(v)
 template <class V>
-PIX2GAN_INLINE V value(Act act, V v, float alpha) {
+PIX2GAN_OUTLINE V value(Act act, V v, float alpha) {
     const V zero = {};
     switch (act) {
-        case Act::linear:
-            return v;
-        case Act::relu:
-            return maximum(zero, v);
-        case Act::lrelu:
-            return select(v < 0.0f, v * alpha, v);
         case Act::tanh:
             return tanh(v);
         case Act::sigmoid:
@@ -64,21 +65,16 @@ PIX2GAN_INLINE V value(Act act, V v, float alpha) {
             return maximum(zero, v) + log1p(exp_negative(-absolute(v)));
         case Act::swish:
             return v * sigmoid(v).s;
+        default:
+            return v;
     }
-    return v;
 }
 
-// d act / dv; at a kink the slope of the negative side.
+// d act / dv; at the kink of elu and selu the slope of the negative side.
 template <class V>
-PIX2GAN_INLINE V slope(Act act, V v, float alpha) {
+PIX2GAN_OUTLINE V slope(Act act, V v, float alpha) {
     const V zero = {}, one = zero + 1.0f;
     switch (act) {
-        case Act::linear:
-            return one;
-        case Act::relu:
-            return select(v > 0.0f, one, zero);
-        case Act::lrelu:
-            return select(v > 0.0f, one, zero + alpha);
         case Act::tanh:
             return tanh_slope(v);
         case Act::sigmoid: {
@@ -96,19 +92,16 @@ PIX2GAN_INLINE V slope(Act act, V v, float alpha) {
             const auto g = sigmoid(v);
             return g.s * (1.0f + v * g.c);
         }
+        default:
+            return one;
     }
-    return one;
 }
 
-// d2 act / dv2; zero for the piecewise linear.
+// d2 act / dv2
 template <class V>
-PIX2GAN_INLINE V curvature(Act act, V v, float alpha) {
+PIX2GAN_OUTLINE V curvature(Act act, V v, float alpha) {
     const V zero = {};
     switch (act) {
-        case Act::linear:
-        case Act::relu:
-        case Act::lrelu:
-            return zero;
         case Act::tanh:
             return -2.0f * tanh(v) * tanh_slope(v);
         case Act::sigmoid: {
@@ -128,8 +121,35 @@ PIX2GAN_INLINE V curvature(Act act, V v, float alpha) {
             const auto g = sigmoid(v);
             return g.s * g.c * (2.0f + v * (g.c - g.s));
         }
+        default:
+            return zero;
     }
-    return zero;
+}
+
+}  // namespace any_kind
+
+// act(v); NaN stays NaN.
+template <Kind kind, class V>
+PIX2GAN_INLINE V value(Act act, V v, float alpha) {
+    if (kind == linear) return v;
+    if (kind == relu) return maximum(V{}, v);
+    if (kind == lrelu) return select(v < 0.0f, v * alpha, v);
+    return any_kind::value(act, v, alpha);
+}
+
+// d act / dv times g; at a kink the slope of the negative side.
+template <Kind kind, class V>
+PIX2GAN_INLINE V times_slope(Act act, V v, float alpha, V g) {
+    if (kind == linear) return g;
+    if (kind == relu) return select(v > 0.0f, g, V{});
+    if (kind == lrelu) return select(v > 0.0f, g, g * alpha);
+    return g * any_kind::slope(act, v, alpha);
+}
+
+// d2 act / dv2; only for kinds that are not piecewise linear, for which it is 0.
+template <class V>
+PIX2GAN_INLINE V curvature(Act act, V v, float alpha) {
+    return any_kind::curvature(act, v, alpha);
 }
 
 }  // namespace activation

@@ -14,9 +14,9 @@ from typing import IO, Any
 def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
     """Open a temporary file beside ``path``; on success it replaces ``path`` in one step.
 
-    The data reach the disk (fsync) before the new name does, so after a crash, a kill or a full disk
-    ``path`` holds either its old content or the whole new one. On an exception the temporary file
-    is removed and ``path`` is untouched. Parent folders must exist.
+    The data reach the disk (fsync) before the new name does, so after a crash, a kill or a full
+    disk ``path`` holds either its old content or the whole new one. On an exception the temporary
+    file is removed and ``path`` is untouched. Parent folders must exist.
 
     Args:
         path: The file to write. A symbolic link is followed: its target is replaced.
@@ -29,19 +29,18 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
     if mode not in {"w", "wb", "w+", "wb+", "w+b"}:
         raise ValueError(f"atomic_write writes new files: mode must be 'w' or 'wb', got {mode!r}")
     target = Path(os.path.realpath(path))
-    text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
-    temporary, file = _open_temporary(target, mode.replace("w", "x"), text)
+    temporary, file = _open_temporary(target, mode.replace("w", "x"))
     try:
         with file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         with suppress(FileNotFoundError):
-            os.chmod(temporary, target.stat().st_mode & 0o7777)
-        os.replace(temporary, target)
+            temporary.chmod(target.stat().st_mode & 0o7777)
+        temporary.replace(target)
     except BaseException:
         with suppress(OSError):
-            os.unlink(temporary)
+            temporary.unlink()
         raise
     sync_folder(target.parent)
 
@@ -57,16 +56,18 @@ def sync_folder(folder: str | os.PathLike[str]) -> None:
 
 
 def is_temporary(path: str | os.PathLike[str]) -> bool:
-    """Whether ``path`` is named like a temporary file that a killed ``atomic_write`` left behind."""
-    name = os.path.basename(path)
+    """Whether ``path`` is named as ``atomic_write`` names its files; a kill leaves them behind."""
+    name = Path(path).name
     return name.startswith(".") and name.endswith(".tmp") and name.count(".") >= 3
 
 
-def _open_temporary(target: Path, mode: str, text: dict[str, str]) -> tuple[Path, IO[Any]]:
+def _open_temporary(target: Path, mode: str) -> tuple[Path, IO[Any]]:
     # open() rather than mkstemp: the file gets the permissions that the user's umask asks for. The
     # name is hidden, is no image suffix, and leaves room below the usual limit of 255 bytes.
     stem = target.name.encode()[:120].decode(errors="ignore")
     while True:
         temporary = target.parent / f".{stem}.{secrets.token_hex(4)}.tmp"
         with suppress(FileExistsError):
-            return temporary, open(temporary, mode, **text)  # type: ignore[call-overload]
+            if "b" in mode:
+                return temporary, temporary.open(mode)
+            return temporary, temporary.open(mode, encoding="utf-8", newline="")

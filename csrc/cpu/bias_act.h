@@ -2,14 +2,7 @@
 
 namespace bias_act_kernel {
 
-// The activations that cost next to nothing get loops of their own; the others share one in which
-// the choice is made per vector, which is lost beside their exponentials.
-enum Kind { linear, relu, lrelu, any };
-
-template <Kind kind>
-PIX2GAN_INLINE Act static_act(Act act) {
-    return kind == linear ? Act::linear : kind == relu ? Act::relu : kind == lrelu ? Act::lrelu : act;
-}
+using activation::Kind;
 
 template <class T>
 struct Pointers {
@@ -20,23 +13,22 @@ struct Pointers {
 // One vector of results; `load_at` reads a whole vector or the start of one.
 template <int order, Kind kind, class T, class Load>
 PIX2GAN_INLINE F compute(const BiasAct& k, const Pointers<T>& p, F b, Load load_at) {
-    const Act act = static_act<kind>(k.act);
     const F limit = splat(k.clamp);
     if (order == 0) {
-        F v = activation::value(act, load_at(p.x) + b, k.alpha) * k.gain;
+        const F v = activation::value<kind>(k.act, load_at(p.x) + b, k.alpha) * k.gain;
         return k.clamp < 0 ? v : minimum(limit, maximum(-limit, v));
     }
     F out = load_at(p.dy) * k.gain, y;
-    if (order == 1 && kind != any) {
+    if (order == 1 && kind != activation::any) {
         // The sign of y is that of v, as gain > 0 and alpha >= 0.
         y = load_at(p.y);
-        out = out * activation::slope(act, y, k.alpha);
+        out = activation::times_slope<kind>(k.act, y, k.alpha, out);
     } else {
         const F v = load_at(p.x) + b;
-        out = out * (order == 1 ? activation::slope(act, v, k.alpha)
-                                : load_at(p.ddx) * activation::curvature(act, v, k.alpha));
+        out = order == 1 ? activation::times_slope<kind>(k.act, v, k.alpha, out)
+                         : out * load_at(p.ddx) * activation::curvature(k.act, v, k.alpha);
         if (k.clamp < 0) return out;
-        y = activation::value(act, v, k.alpha) * k.gain;
+        y = activation::value<kind>(k.act, v, k.alpha) * k.gain;
     }
     return k.clamp < 0 ? out : select(absolute(y) < limit, out, F{});
 }
@@ -132,17 +124,17 @@ void launch(const BiasAct& k, const Workers& workers) {
 template <class T>
 void launch_type(const BiasAct& k, const Workers& workers) {
     const bool from_y = k.order == 1 && k.y != nullptr;
-    if (k.order == 2) return launch<2, any, T>(k, workers);
-    if (k.order == 1 && !from_y) return launch<1, any, T>(k, workers);
+    if (k.order == 2) return launch<2, activation::any, T>(k, workers);
+    if (k.order == 1 && !from_y) return launch<1, activation::any, T>(k, workers);
     switch (k.act) {
         case Act::linear:
-            return from_y ? launch<1, linear, T>(k, workers) : launch<0, linear, T>(k, workers);
+            return from_y ? launch<1, activation::linear, T>(k, workers) : launch<0, activation::linear, T>(k, workers);
         case Act::relu:
-            return from_y ? launch<1, relu, T>(k, workers) : launch<0, relu, T>(k, workers);
+            return from_y ? launch<1, activation::relu, T>(k, workers) : launch<0, activation::relu, T>(k, workers);
         case Act::lrelu:
-            return from_y ? launch<1, lrelu, T>(k, workers) : launch<0, lrelu, T>(k, workers);
+            return from_y ? launch<1, activation::lrelu, T>(k, workers) : launch<0, activation::lrelu, T>(k, workers);
         default:
-            return launch<0, any, T>(k, workers);
+            return launch<0, activation::any, T>(k, workers);
     }
 }
 

@@ -9,6 +9,7 @@
 #include "../kernels.h"
 
 #define PIX2GAN_INLINE inline __attribute__((always_inline))
+#define PIX2GAN_OUTLINE __attribute__((noinline))
 
 namespace pix2gan::cpu {
 

@@ -63,7 +63,7 @@ def save_model(
     weights = {name: _storable(name, t, dtype) for name, t in generator.state_dict().items()}
     _check_fit(
         {name: tuple(t.shape) for name, t in weights.items()},
-        _build(config, folder / CONFIG_NAME, device="meta").state_dict(),
+        _build(config, folder / CONFIG_NAME, allocate=False).state_dict(),
         where=f"{folder}: the given generator",
     )
     folder.mkdir(parents=True, exist_ok=True)
@@ -93,9 +93,9 @@ def load_model(path: str | Path) -> tuple[nn.Module, ModelConfig]:
     config = ModelConfig.read(config_path)
     shapes = _read_shapes(weights_path)
     _check_fit(
-        shapes, _build(config, config_path, device="meta").state_dict(), where=str(weights_path)
+        shapes, _build(config, config_path, allocate=False).state_dict(), where=str(weights_path)
     )
-    generator = _build(config, config_path, device="cpu")
+    generator = _build(config, config_path, allocate=True)
     _fill(generator.state_dict(keep_vars=True), weights_path)
     return generator.eval().requires_grad_(False), config
 
@@ -142,10 +142,10 @@ def _not_yet(path: Path) -> CheckpointError:
     )
 
 
-def _build(config: ModelConfig, where: Path, device: str) -> nn.Module:
-    """The network that `config` describes, with memory but without initial values."""
+def _build(config: ModelConfig, where: Path, allocate: bool) -> nn.Module:
+    """The network that `config` describes, its weights without values or even without memory."""
     try:
-        with torch.device(device), _WithoutRandomValues():
+        with _WithoutValues(allocate):
             generator = create_generator(**config.architecture)
     except CheckpointError:
         raise
@@ -164,11 +164,17 @@ def _build(config: ModelConfig, where: Path, device: str) -> nn.Module:
     return generator
 
 
-class _WithoutRandomValues(TorchFunctionMode):
-    """Leaves parameters as they were allocated and the global random state as it was.
+class _WithoutValues(TorchFunctionMode):
+    """Leaves weights as they were allocated and the global random state as it was.
 
-    Buffers that a network computes (resampling filters) get their values all the same.
+    With `allocate` False the weights are not allocated, either (meta tensors). Whatever a network
+    computes when it is built, such as its resampling filters, is computed in both cases, which is
+    why `torch.device("meta")` would not do.
     """
+
+    def __init__(self, allocate: bool) -> None:
+        super().__init__()
+        self.allocate = allocate
 
     _SKIPPED = frozenset(
         {
@@ -195,6 +201,8 @@ class _WithoutRandomValues(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in self._SKIPPED:
             return args[0] if args else kwargs["tensor"]
+        if func is torch.empty and not self.allocate:
+            kwargs = {**kwargs, "device": "meta"}
         return func(*args, **kwargs)
 
 

@@ -14,8 +14,8 @@ from pix2gan.data.sampler import ResumableSampler
 class ResumableLoader(DataLoader[Any]):
     """Endless batches from the sampler's position on; each batch handed out advances it.
 
-    So ``loader.sampler_state()`` between two steps of training is the state to resume from, whatever
-    the workers have prepared ahead.
+    So ``loader.sampler_state()`` between two steps of training is the state to resume from,
+    whatever the workers have prepared ahead.
     """
 
     batch_sampler: ResumableSampler

@@ -1,15 +1,13 @@
 """Paired data: for each image of the input domain the one that it should become.
 
-``open_paired`` recognises three layouts (docs in its docstring), ``check_paired`` opens every file
-before training does. Which image is input and which is target is settled here: item ``"A"`` is
+``open_paired`` recognises three layouts of folders, ``check_paired`` opens every file before
+training does. Which image is input and which is target is settled here: item ``"A"`` is
 always what the generator reads and item ``"B"`` what it should make.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,14 +17,15 @@ from typing import Any, Literal, TypeAlias, TypeVar, get_args
 import numpy as np
 from torch.utils.data import Dataset
 
-from pix2gan.data.image_io import (
-    Array,
-    list_images,
-    natural_key,
-    open_image,
-    to_channels,
-    to_rgb,
-    to_uint8,
+from pix2gan.data.image_io import Array, to_channels, to_rgb
+from pix2gan.data.pair_layouts import (
+    Layout,
+    PairFiles,
+    Split,
+    choose_split,
+    find_pairs,
+    name_some,
+    open_pair,
 )
 from pix2gan.data.sampler import SampleKey, random_stream
 from pix2gan.data.transforms import (
@@ -34,36 +33,13 @@ from pix2gan.data.transforms import (
     AugmentOptions,
     Fit,
     fit_image,
+    has_plain_background,
     is_photo,
     to_tensor,
-    trim_frame,
-    white_border_share,
 )
 from pix2gan.errors import BadImageError, ConfigError, DataError
 
 Direction: TypeAlias = Literal["AtoB", "BtoA"]
-Split: TypeAlias = Literal["train", "test", "all"]
-Layout: TypeAlias = Literal["side-by-side", "two folders", "sketched photos"]
-
-NAMED_IN_ERRORS = 20
-"""So many files are named in an error, the others counted."""
-
-_PAIR_FOLDERS = {
-    "train": (("trainA", "trainB"), ("A", "B")),
-    "test": (("testA", "testB"), ("valA", "valB")),
-}
-
-
-@dataclass(frozen=True)
-class PairFiles:
-    """Where a pair comes from: two files, or one that holds both."""
-
-    name: str
-    """Path below the data folder without suffix, "/" between folders."""
-    a: Path | None
-    """Image of domain A; None where it is drawn from ``b``, or the left half of it."""
-    b: Path
-    """Image of domain B, or of both side by side."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +58,7 @@ class PairedSummary:
         (h0, w0), (h1, w1) = self.smallest, self.largest
         text = f"{self.pairs} pairs ({self.layout}), {w0} x {h0} to {w1} x {h1} pixels"
         if self.left_out:
-            text += f"; {len(self.left_out)} photos without a plain white border left out"
+            text += f"; {len(self.left_out)} photos without a plain background left out"
         return text
 
 
@@ -160,7 +136,7 @@ class PairedDataset(Dataset[dict[str, Any]]):
         assert self.sketch is not None
         # Varied from sample to sample in training; without augmentation fixed middle settings.
         rng = random_stream(self.seed, epoch, index, 1) if self.augmenter is not None else None
-        drawing: Array = sketch.draw_sketch(photo, self.sketch, rng)  # type: ignore[arg-type]
+        drawing: Array = sketch.draw_sketch(photo, self.sketch, rng)
         return drawing[..., np.newaxis]
 
     def _load(self, index: int) -> list[Array]:
@@ -225,7 +201,6 @@ def open_paired(
     in_channels: int = 3,
     out_channels: int = 3,
     only_plain_background: bool = False,
-    min_border_white: float = 0.95,
     cache_bytes: int = 2**30,
 ) -> PairedDataset:
     """Open paired data of any of these layouts, recognised by what the folder holds.
@@ -252,8 +227,8 @@ def open_paired(
         fit: How images of other shapes become squares, see ``fit_image``.
         in_channels: Channels of item "A".
         out_channels: Channels of item "B".
-        only_plain_background: Leave out photos (images of domain B) whose border is not near white.
-        min_border_white: Share of border pixels that must be near white for that.
+        only_plain_background: Leave out photos (images of domain B) whose background is not light
+            and even (``has_plain_background``).
         cache_bytes: Memory for decoded images, in each worker process.
 
     Raises:
@@ -268,20 +243,20 @@ def open_paired(
     if size < 2:
         raise ConfigError(f"size is the side of the samples in pixels, not {size}; try 256.")
     layout, found = find_pairs(Path(data), sketch is not None, split, own_test=holdout == 0)
-    chosen = _choose_split(found, holdout, split, seed)
+    chosen = choose_split(found, holdout, split, seed)
     if not chosen:
         raise DataError(
             f"The {split} split of {os.fspath(data)} is empty; hold out a share with holdout."
         )
     left_out: list[str] = []
     if only_plain_background:
-        plain = _has_plain_background(chosen, layout, min_border_white)
+        plain = _with_plain_background(chosen, layout)
         left_out = [pair.name for pair in chosen if pair.name not in plain]
         chosen = [pair for pair in chosen if pair.name in plain]
         if not chosen:
             raise DataError(
-                f"No photo in {os.fspath(data)} has a near-white border; "
-                "do not ask for plain backgrounds only, or lower min_border_white."
+                f"No photo in {os.fspath(data)} has a light and even background; "
+                "do not ask for plain backgrounds only."
             )
     options = AugmentOptions() if augment is True else augment or None
     return PairedDataset(
@@ -300,147 +275,9 @@ def open_paired(
     )
 
 
-def find_pairs(
-    data: Path, sketched: bool, split: Split = "all", own_test: bool = True
-) -> tuple[Layout, list[PairFiles]]:
-    """Recognise the layout of ``data`` and list its pairs in natural order.
-
-    Args:
-        data: The folder.
-        sketched: Whether domain A is drawn from photos, so that files are single photos.
-        split: Which of the data's own train and test folders to list, where there are such.
-        own_test: Whether the data's own test folders make up the "test" split. If not, that is
-            held out from the training folders.
-
-    Raises:
-        DataError: If no layout fits or files do not match up; it names them.
-    """
-    if not data.is_dir():
-        raise DataError(f"There is no folder {data}; check the path.")
-    wanted = "test" if split == "test" and own_test else "train"
-    if (data / "train").is_dir() and not list_images(data, recursive=False):
-        names = ("test", "val") if wanted == "test" else ("train",)
-        entered = next((data / name for name in names if (data / name).is_dir()), None)
-        if entered is None:
-            raise _no_test_split(data)
-        return _find_in(entered, sketched, "train")
-    return _find_in(data, sketched, wanted)
-
-
-def _find_in(data: Path, sketched: bool, wanted: str) -> tuple[Layout, list[PairFiles]]:
-    folders = [data / name for pair in _PAIR_FOLDERS["train"] for name in pair]
-    present = [folder for folder in folders if folder.is_dir()]
-    if sketched:
-        photos = list_images(data)
-        if not photos:
-            raise DataError(f"There are no images in {data}; name a folder of photos.")
-        return "sketched photos", [PairFiles(_stem(photo, data), None, photo) for photo in photos]
-    if present:
-        return "two folders", _match_folders(*_choose_folders(data, present, wanted))
-    files = list_images(data)
-    if not files:
-        raise DataError(
-            f"There are no images in {data}; give A|B side by side in each image, "
-            "or folders A and B, or photos together with sketch."
-        )
-    if wanted == "test":
-        raise _no_test_split(data)
-    return "side-by-side", [PairFiles(_stem(file, data), None, file) for file in files]
-
-
-def _no_test_split(data: Path) -> DataError:
-    return DataError(f"{data} brings no test set of its own; hold out a share with holdout.")
-
-
-def _choose_folders(data: Path, present: list[Path], wanted: str) -> tuple[Path, Path]:
-    for first, second in _PAIR_FOLDERS[wanted]:
-        if (data / first).is_dir() and (data / second).is_dir():
-            return data / first, data / second
-    if wanted == "test":
-        raise _no_test_split(data)
-    missing = {"A": "B", "B": "A", "trainA": "trainB", "trainB": "trainA"}[present[0].name]
-    raise DataError(f"{data} has a folder {present[0].name} but no folder {missing}; add it.")
-
-
-def _match_folders(first: Path, second: Path) -> list[PairFiles]:
-    a, b = _by_stem(first), _by_stem(second)
-    names = sorted(a.keys() & b.keys(), key=natural_key)
-    if not names:
-        raise DataError(
-            f"No image in {first} has the name of one in {second}; name the two images of a "
-            "pair alike, or train an unpaired method."
-        )
-    lonely = [a[name] for name in a.keys() - b.keys()] + [b[name] for name in b.keys() - a.keys()]
-    if lonely:
-        listed = _name_some(sorted(map(str, lonely), key=natural_key))
-        raise DataError(
-            f"{len(lonely)} images under {first.parent} have no partner of the same name in the "
-            f"other folder; add the partners or remove them:\n{listed}"
-        )
-    return [PairFiles(name, a[name], b[name]) for name in names]
-
-
-def _by_stem(folder: Path) -> dict[str, Path]:
-    files = list_images(folder)
-    counts = Counter(_stem(file, folder) for file in files)
-    double = [str(file) for file in files if counts[_stem(file, folder)] > 1]
-    if double:
-        raise DataError(
-            f"Files in {folder} differ in nothing but the suffix, so pairs are ambiguous; "
-            f"rename or remove:\n{_name_some(double)}"
-        )
-    return {_stem(file, folder): file for file in files}
-
-
-def _stem(file: Path, folder: Path) -> str:
-    return file.relative_to(folder).with_suffix("").as_posix()
-
-
-def _choose_split(
-    pairs: list[PairFiles], holdout: float, split: Split, seed: int
-) -> list[PairFiles]:
-    if split == "all" or holdout == 0:
-        return pairs
-    places = {pair.name: _place(pair.name, seed) for pair in pairs}
-    first, last = min(places, key=places.__getitem__), max(places, key=places.__getitem__)
-    # Of a few pairs chance might hold out none or all; each split gets one as long as there are two.
-    held = {name for name, place in places.items() if place < holdout} | {first}
-    held -= {last}
-    return [pair for pair in pairs if (pair.name in held) == (split == "test")]
-
-
-def _place(name: str, seed: int) -> float:
-    """Where a name falls in [0, 1): the same on every machine, with every set of other names."""
-    digest = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64
-
-
 def _check_choice(option: str, value: str, choices: Iterable[str]) -> None:
     if value not in choices:
         raise ConfigError(f"Unknown {option} {value!r}: choose one of {', '.join(choices)}.")
-
-
-def open_pair(pair: PairFiles, layout: Layout) -> list[Array]:
-    """The images of a pair as uint8 ``[H, W, C]``: [A, B], or [photo] of sketched photos.
-
-    Sketched photos are RGB and rid of white frames, which a sketch would trace (``trim_frame``).
-
-    Raises:
-        BadImageError: If a file is broken, or its halves are not equally wide.
-    """
-    second = to_uint8(open_image(pair.b))
-    if pair.a is not None:
-        return [to_uint8(open_image(pair.a)), second]
-    if layout == "sketched photos":
-        return [trim_frame(to_rgb(second))]
-    width = second.shape[1]
-    if width < 2 or width % 2:
-        reason = (
-            f"its width is {width}, so it does not fall into equal halves A|B; "
-            "fix or remove it, or say sketch if it is a photo."
-        )
-        raise BadImageError(pair.b, reason)
-    return [second[:, : width // 2], second[:, width // 2 :]]
 
 
 # -- checking --------------------------------------------------------------------------------------
@@ -498,7 +335,7 @@ def check_paired(
 
 
 def _check_shapes(pair: PairFiles, images: list[Array], fit: Fit) -> None:
-    """Two images of a pair must have one shape, or fitting each would shift one against the other."""
+    """The images of a pair must have one shape, or fitting would shift one against the other."""
     (ha, wa), (hb, wb) = images[0].shape[:2], images[-1].shape[:2]
     if fit != "resize" and abs(wa * hb - wb * ha) > 0.02 * wa * hb + max(wa, wb, ha, hb):
         reason = (
@@ -517,39 +354,26 @@ def _check_wide_enough(dataset: PairedDataset, sizes: list[tuple[int, int]]) -> 
         )
 
 
-def _has_plain_background(
-    pairs: list[PairFiles], layout: Layout, min_border_white: float
-) -> set[str]:
-    """Names of the pairs whose image of domain B is nearly white along its border."""
+def _with_plain_background(pairs: list[PairFiles], layout: Layout) -> set[str]:
+    """Names of the pairs whose image of domain B has a plain background."""
 
-    def inspect(pair: PairFiles) -> float | BadImageError:
+    def inspect(pair: PairFiles) -> bool | BadImageError:
         try:
-            return white_border_share(to_rgb(open_pair(pair, layout)[-1]))
+            return has_plain_background(to_rgb(open_pair(pair, layout)[-1]))
         except BadImageError as error:
             return error
 
-    shares = _in_threads(inspect, pairs, 4, None)
-    _raise_broken([share for share in shares if isinstance(share, BadImageError)], len(pairs))
-    return {
-        pair.name
-        for pair, share in zip(pairs, shares, strict=True)
-        if isinstance(share, float) and share >= min_border_white
-    }
+    found = _in_threads(inspect, pairs, 4, None)
+    _raise_broken([result for result in found if isinstance(result, BadImageError)], len(pairs))
+    return {pair.name for pair, result in zip(pairs, found, strict=True) if result is True}
 
 
 def _raise_broken(broken: Sequence[BadImageError], total: int) -> None:
     if broken:
-        listed = _name_some([f"{error.path}: {error.reason}" for error in broken])
+        listed = name_some([f"{error.path}: {error.reason}" for error in broken])
         raise DataError(
-            f"{len(broken)} of {total} pairs cannot be used; repair or remove these files:\n{listed}"
+            f"{len(broken)} of {total} pairs cannot be used; repair or remove these:\n{listed}"
         )
-
-
-def _name_some(lines: Sequence[str]) -> str:
-    shown = [f"  {line}" for line in lines[:NAMED_IN_ERRORS]]
-    if len(lines) > NAMED_IN_ERRORS:
-        shown.append(f"  and {len(lines) - NAMED_IN_ERRORS} more")
-    return "\n".join(shown)
 
 
 _Item = TypeVar("_Item")

@@ -24,11 +24,11 @@ _SIDES: tuple[Side, ...] = get_args(Side)
 JITTER = 286 / 256
 """Images are loaded this much larger than they are used, then cropped at random (pix2pix)."""
 
-NEAR_WHITE = 235
-"""A border pixel counts as white from this level on: paper, not JPEG's noise, decides."""
+PAPER = 241
+"""From this level on in all channels a pixel is white paper; JPEG's noise stays above it."""
 
-VISIBLE_ON_WHITE = 230
-"""Darker areas show an edge against white that edge detectors trace."""
+MARGIN = 0.04
+"""White left around an object, as a share of its longer side."""
 
 
 # -- fitting ---------------------------------------------------------------------------------------
@@ -102,44 +102,55 @@ def plain_colour(image: Array, side: Side, tolerance: int = 12) -> Array | None:
     return colour.astype(np.uint8) if near.mean() >= 0.98 else None
 
 
-def white_border_share(image: Array) -> float:
-    """Share (0 to 1) of the border's pixels that are near white; near 1 for an object on white."""
-    border = np.concatenate([_border_strip(image, side) for side in _SIDES])
-    return _white_share(border)
+def has_plain_background(photo: Array) -> bool:
+    """Whether what lies behind the object is light, hardly coloured and even.
+
+    Judged by the upper corners, where an object rarely reaches and no shadow falls.
+
+    Args:
+        photo: uint8 ``[H, W, 3]``, rid of its frame.
+    """
+    side = max(6, photo.shape[0] // 10)
+    lab = cv2.cvtColor(np.ascontiguousarray(photo), cv2.COLOR_RGB2LAB).astype(np.float32)
+    for corner in (lab[2:side, 2:side], lab[2:side, -side:-2]):
+        pixels = corner.reshape(-1, 3)
+        if not len(pixels):
+            return False
+        lightness, a, b = pixels.mean(axis=0)  # each 0 to 255, a and b grey at 128
+        tinted = max(abs(a - 128), abs(b - 128)) >= 10
+        if lightness <= 170 or tinted or pixels.std(axis=0).max() >= 12:
+            return False
+    return True
 
 
-def trim_frame(photo: Array) -> Array:
-    """Cut off white margins that frame a photo, but leave an object on white alone.
+def trim_margins(photo: Array) -> Array:
+    """Cut white margins off, and with them the rim of a picture that they frame.
 
-    A margin is a frame if it ends at the straight edge of a picture: a band behind it is darker
-    all along, from one corner to the other. An object on white paper touches its bounding box in
-    places only, and the shadow that it stands on is thinner than that band.
+    Padded to a square as it is, a catalogue photo that shows a coloured picture inside a white
+    margin would get a frame drawn into its sketch. An object on white keeps a narrow margin.
 
     Args:
         photo: uint8 ``[H, W, 3]``.
 
     Returns:
-        A view of the photo.
+        A view of the photo; the whole of it where it is all white.
     """
-    margins = {side: _white_margin(photo, side) for side in _SIDES}
-    top, bottom, left, right = (margins[side] for side in ("top", "bottom", "left", "right"))
     height, width = photo.shape[:2]
-    inner = photo[top : height - bottom, left : width - right]
-    if min(inner.shape[:2]) < 16:
-        return photo  # hardly anything there
-    keep = dict.fromkeys(_SIDES, 0)
-    for side in _SIDES:
-        turned = _bring_to_top(inner, side)
-        band = turned[2 : max(10, turned.shape[0] // 10)]  # JPEG blurs the first lines
-        if margins[side] and float((band >= VISIBLE_ON_WHITE).all(axis=2).mean()) < 0.15:
-            keep[side] = margins[side] + 2
-    return photo[keep["top"] : height - keep["bottom"], keep["left"] : width - keep["right"]]
-
-
-def _white_margin(photo: Array, side: Side) -> int:
-    """How many lines from that side on are white, a few specks aside."""
-    lines = (_bring_to_top(photo, side) >= NEAR_WHITE).all(axis=2).mean(axis=1) >= 0.97
-    return 0 if lines.all() else int(np.argmin(lines))
+    inked = photo.min(axis=2) < PAPER
+    rows, columns = (np.flatnonzero(inked.mean(axis=axis) > 0.02) for axis in (1, 0))
+    if not rows.size or not columns.size:
+        return photo
+    top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+    inner = inked[top:bottom, left:right]
+    rim = np.concatenate([inner[0], inner[:, 0], inner[:, -1]])
+    if float(rim.mean()) > 0.8:  # a picture of its own: JPEG blends its rim with the margin
+        grow = -2 if min(inner.shape) > 16 and inner.shape != inked.shape else 0
+    else:
+        grow = round(MARGIN * max(inner.shape))
+    return photo[
+        max(0, top - grow) : min(height, bottom + grow),
+        max(0, left - grow) : min(width, right + grow),
+    ]
 
 
 def _bring_to_top(image: Array, side: Side) -> Array:
@@ -152,10 +163,6 @@ def _bring_to_top(image: Array, side: Side) -> Array:
 def _border_strip(image: Array, side: Side) -> Array:
     """Pixels within 2 of a side, ``[count, C]``."""
     return _bring_to_top(image, side)[:2].reshape(-1, image.shape[2]).astype(np.int16)
-
-
-def _white_share(pixels: Array) -> float:
-    return float((pixels >= NEAR_WHITE).all(axis=1).mean())
 
 
 def is_photo(image: Array) -> bool:
@@ -302,5 +309,5 @@ def _restore_channels(image: Array, like: Array) -> Array:
 
 def to_tensor(image: Array) -> torch.Tensor:
     """uint8 ``[H, W, C]`` in 0 to 255 to float32 ``[C, H, W]`` in [-1, 1]."""
-    planes = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-    return planes.to(torch.float32).div_(127.5).sub_(1.0)
+    planes = torch.from_numpy(np.array(image.transpose(2, 0, 1), np.float32, order="C"))
+    return planes.div_(127.5).sub_(1.0)

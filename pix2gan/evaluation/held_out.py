@@ -1,7 +1,7 @@
 """Scoring a translator on pairs that were held back from its training.
 
 translator = Translator.from_pretrained("sketch2motorbike")
-pairs = open_paired(photos, sketch="mixed", holdout=0.1, split="test", augment=False)
+pairs = open_paired(photos, sketch="mixed", holdout=0.1, split="test")
 scores = evaluate_translator(translator, pairs)
 """
 
@@ -47,7 +47,7 @@ def evaluate_translator(
 
     Args:
         translator: Called with batches [N, C, H, W] in [0, 1] and ``output="tensor"``.
-        pairs: Best without augmentation. Its first epoch is scored, each pair once.
+        pairs: Each is scored once, as epoch 0 shows it; the "test" split is never augmented.
         batch_size: Pairs translated at once.
         seed: Of the sliced Wasserstein distance's patches and projections.
         progress: Called with (pairs done, pairs in all) after each batch.

@@ -1,4 +1,5 @@
-"""The ops of pix2gan: fused, twice differentiable, traced by ``torch.compile``, with backends to choose from.
+"""The ops of pix2gan: fused, twice differentiable, traced by ``torch.compile``, with backends to
+choose from.
 
 docs/ops.md has the mathematics, docs/backends.md tells how to bring the ops to new hardware.
 """

@@ -1,8 +1,8 @@
 """The activations: value, first and second derivative, and their default settings.
 
-Differentiable ATen compositions; the op modules and the reference backend share them. All functions take
-the pre-activation ``v`` in the accumulation dtype. Where a derivative jumps (relu, lrelu and elu at 0) it
-takes the value of the negative side, as PyTorch's do.
+Differentiable ATen compositions; the op modules and the reference backend share them. All functions
+take the pre-activation ``v`` in the accumulation dtype. Where a derivative jumps (relu, lrelu and
+elu at 0) it takes the value of the negative side, as PyTorch's do.
 """
 
 from __future__ import annotations
@@ -78,7 +78,8 @@ class Activation:
 
     @property
     def piecewise_linear(self) -> bool:
-        """Whether the sign of the output tells the derivative, so that backward can do with the output."""
+        """Whether the sign of the output tells the derivative, so that backward can do with the
+        output."""
         return self.curvature is None
 
 
@@ -102,7 +103,9 @@ ACTIVATIONS: dict[str, Activation] = {
             default_gain=math.sqrt(2),
         ),
         Activation("tanh", lambda v, alpha: torch.tanh(v), _tanh_slope, _tanh_curvature),
-        Activation("sigmoid", lambda v, alpha: torch.sigmoid(v), _sigmoid_slope, _sigmoid_curvature),
+        Activation(
+            "sigmoid", lambda v, alpha: torch.sigmoid(v), _sigmoid_slope, _sigmoid_curvature
+        ),
         Activation("elu", _elu, _elu_slope, _elu_curvature, default_alpha=1.0),
         Activation(
             "selu",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,7 +18,8 @@ from pix2gan.ops.layout import (
     require_same_device,
 )
 
-# Floats of fewer bits than Python's: (bits of the significand, smallest exponent of a subnormal's unit)
+# Floats of fewer bits than Python's: (bits of the significand, smallest exponent of a subnormal's
+# unit)
 _SIGNIFICANDS = {torch.float32: (24, -149), torch.float16: (11, -24), torch.bfloat16: (8, -133)}
 
 
@@ -33,20 +35,22 @@ def bias_act(
     """y = clip(gain * act(x + b), -clamp, clamp), computed in float32 (float64 for float64).
 
     Args:
-        x: any shape, float64, float32, float16 or bfloat16; y has its shape, dtype and memory format.
+        x: any shape, float64, float32, float16 or bfloat16; y has its shape, dtype and memory
+            format.
         b: the bias [x.shape[dim]], of any floating dtype.
         dim: the axis of x that b belongs to.
         act: linear, relu, lrelu, tanh, sigmoid, elu, selu, softplus or swish.
         alpha: the slope of lrelu for negative values (0.2, not negative) or the scale of elu (1).
-        gain: positive; sqrt(2) by default for relu, lrelu and swish (it preserves the variance, as in the
-            StyleGAN2 paper, arXiv:1912.04958), else 1.
+        gain: positive; sqrt(2) by default for relu, lrelu and swish (it preserves the variance, as
+            in the StyleGAN2 paper, arXiv:1912.04958), else 1.
         clamp: not negative; None clips nothing.
 
-    First and second derivatives are available. Raises ``ValueError`` or ``TypeError`` for bad arguments.
+    First and second derivatives are available. Raises ``ValueError`` or ``TypeError`` for bad
+    arguments.
     """
     alpha, gain, clip = settings(act, alpha, gain, clamp)
     require_floating(x, "x")
-    dim = check_bias(x, b, dim)
+    dim = check_bias(b, x, x.shape, dim)
     if b is None and act == "linear" and gain == 1 and clip < 0:
         return x
     return _bias_act(x, as_parameter(b, x), dim, act, alpha, gain, clip)  # type: ignore[no-any-return]
@@ -55,7 +59,8 @@ def bias_act(
 def settings(
     act: str, alpha: float | None, gain: float | None, clamp: float | None
 ) -> tuple[float, float, float]:
-    """(alpha, gain, clamp) with the defaults filled in and checked; a clamp of -1 stands for none."""
+    """(alpha, gain, clamp) with the defaults filled in and checked; a clamp of -1 stands for
+    none."""
     known = activation(act)
     alpha = known.default_alpha if alpha is None else float(alpha)
     gain = known.default_gain if gain is None else float(gain)
@@ -68,22 +73,20 @@ def settings(
     return alpha, gain, -1.0 if clamp is None else float(clamp)
 
 
-def check_bias(x: Tensor, b: Tensor | None, dim: int) -> int:
-    """The axis counted from the front; ``ValueError`` where b does not fit it."""
-    if not -x.dim() <= dim < x.dim() and (b is not None or x.dim() > 0):
-        if b is None:
-            return 0  # without a bias the axis means nothing
-        raise ValueError(f"dim={dim} is not an axis of x, which has the shape {list(x.shape)}")
+def check_bias(b: Tensor | None, x: Tensor, shape: Sequence[int], dim: int) -> int:
+    """The axis of ``shape`` counted from the front; ``ValueError`` where b does not fit it."""
     if b is None:
-        return 0
+        return 0  # without a bias the axis means nothing
+    if not -len(shape) <= dim < len(shape):
+        raise ValueError(f"dim={dim} is not an axis of x, which has the shape {list(shape)}")
     require_floating(b, "b")
     require_same_device(x, b, "b")
-    if b.dim() != 1 or b.shape[0] != x.shape[dim]:
+    if b.dim() != 1 or b.shape[0] != shape[dim]:
         raise ValueError(
-            f"b must have the shape [{x.shape[dim]}] to fit axis {dim} of x {list(x.shape)}, "
+            f"b must have the shape [{shape[dim]}] to fit axis {dim} of {list(shape)}, "
             f"it has {list(b.shape)}"
         )
-    return dim % x.dim()
+    return dim % len(shape)
 
 
 def as_parameter(b: Tensor | None, x: Tensor) -> Tensor | None:
@@ -94,8 +97,8 @@ def as_parameter(b: Tensor | None, x: Tensor) -> Tensor | None:
 def representable(value: float, dtype: torch.dtype) -> float:
     """``value`` rounded to ``dtype`` (to nearest, ties to even); may give infinity.
 
-    Backward compares a rounded output with the clamp, so the clamp has to be rounded as well. Without
-    tensors, as this runs while a graph is traced.
+    Backward compares a rounded output with the clamp, so the clamp has to be rounded as well.
+    Without tensors, as this runs while a graph is traced.
     """
     if dtype not in _SIGNIFICANDS or value <= 0 or not math.isfinite(value):
         return value
@@ -105,7 +108,7 @@ def representable(value: float, dtype: torch.dtype) -> float:
     return rounded if rounded <= torch.finfo(dtype).max else math.inf
 
 
-# ------------------------------------------------------------------------------------------------ the ops
+# ------------------------------------------------------------------------------------------ the ops
 
 _SETTINGS = "int dim, str act, float alpha, float gain, float clamp"
 
@@ -125,7 +128,8 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     # From a rounded output the derivative of a smooth activation would be less exact.
     piecewise_linear = activation(ctx.act).piecewise_linear
     ctx.save_for_backward(
-        *((None, None, output) if piecewise_linear else (x, b, None)), b if piecewise_linear else None
+        *((None, None, output) if piecewise_linear else (x, b, None)),
+        b if piecewise_linear else None,
     )
 
 
@@ -146,7 +150,9 @@ _bias_act = define(
 )
 
 
-def _allocate_grad(dy: Tensor, x: Tensor | None, b: Tensor | None, y: Tensor | None, *_: Any) -> Tensor:
+def _allocate_grad(
+    dy: Tensor, x: Tensor | None, b: Tensor | None, y: Tensor | None, *_: Any
+) -> Tensor:
     like = y if x is None else x
     assert like is not None
     return new_output(like, like.shape)
@@ -188,7 +194,9 @@ def _no_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _no_third_derivative(ctx: Any, grad: Tensor) -> tuple[None, ...]:
-    raise NotImplementedError("bias_act has no third derivative for activations that are not piecewise linear")
+    raise NotImplementedError(
+        "bias_act has no third derivative for activations that are not piecewise linear"
+    )
 
 
 _bias_act_grad2 = define(

@@ -1,9 +1,9 @@
 """Which backend computes a primitive, and how an op is registered with PyTorch.
 
-An *op* is a function of ``torch.ops.pix2gan``, opaque to ``torch.compile``. Each one has a *primitive* of
-the same name that a *backend* implements: the op allocates its outputs, ``select`` picks the backend, the
-backend fills the outputs. Because the choice is made while the op runs, and not while it is traced,
-switching backends takes effect in code that is compiled already.
+An *op* is a function of ``torch.ops.pix2gan``, opaque to ``torch.compile``. Each one has a
+*primitive* of the same name that a *backend* implements: the op allocates its outputs, ``select``
+picks the backend, the backend fills the outputs. Because the choice is made while the op runs, and
+not while it is traced, switching backends takes effect in code that is compiled already.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ LIBRARY = torch.library.Library("pix2gan", "FRAGMENT")
 logger = logging.getLogger("pix2gan.ops")
 
 
-# ------------------------------------------------------------------------------------- registration of ops
+# ------------------------------------------------------------------------------ registration of ops
 
 Allocate = Callable[..., "torch.Tensor | tuple[torch.Tensor, ...]"]
 _primitives: list[str] = []
@@ -57,10 +57,11 @@ def define(
 ) -> Callable[..., Any]:
     """Registers the op ``pix2gan::name`` and returns it.
 
-    ``schema`` is the part behind the name, as ``"(Tensor x, float gain) -> Tensor"``. ``allocate`` takes the
-    op's arguments and returns uninitialised outputs; it serves as the fake too, so that what is promised to
-    the compiler and what a backend fills cannot differ. ``setup_context`` and ``backward`` are those of
-    ``torch.library.register_autograd``; they call registered ops or ATen only, never a backend.
+    ``schema`` is the part behind the name, as ``"(Tensor x, float gain) -> Tensor"``. ``allocate``
+    takes the op's arguments and returns uninitialised outputs; it serves as the fake too, so that
+    what is promised to the compiler and what a backend fills cannot differ. ``setup_context`` and
+    ``backward`` are those of ``torch.library.register_autograd``; they call registered ops or ATen
+    only, never a backend.
     """
 
     def implementation(*args: Any) -> Any:
@@ -68,7 +69,8 @@ def define(
         function = select(name, args)
         device = args[0].device.type
         if torch.is_autocast_enabled(device):
-            # The op has decided on dtypes already; autocast must not reach into a backend's ATen calls.
+            # The op has decided on dtypes already; autocast must not reach into a backend's ATen
+            # calls.
             with torch.autocast(device, enabled=False):
                 function(*args, *(outs if isinstance(outs, tuple) else (outs,)))
         else:
@@ -79,9 +81,7 @@ def define(
     LIBRARY.define(name + schema)
     LIBRARY.impl(name, implementation, "CompositeExplicitAutograd")
     torch.library.register_fake(qualified, allocate, lib=LIBRARY)
-    torch.library.register_autograd(
-        qualified, backward, setup_context=setup_context, lib=LIBRARY
-    )
+    torch.library.register_autograd(qualified, backward, setup_context=setup_context, lib=LIBRARY)
     _primitives.append(name)
     op: Callable[..., Any] = getattr(torch.ops.pix2gan, name).default
     return op
@@ -92,7 +92,7 @@ def primitives() -> tuple[str, ...]:
     return tuple(_primitives)
 
 
-# -------------------------------------------------------------------------------- registration of backends
+# ------------------------------------------------------------------------- registration of backends
 
 
 @dataclass
@@ -150,13 +150,16 @@ def register_backend(
 ) -> None:
     """Makes a backend known under ``name``.
 
-    ``target`` is a module or its import path (``"package.module"``, imported at first use). The module has
-    ``DEVICES`` (a tuple of device types), ``is_available() -> (bool, reason)``, optionally
-    ``supports(primitive, *args) -> bool``, and functions named after primitives. ``devices`` tells the
-    device types without an import. A name that is taken is a ``ValueError`` unless ``replace`` is set.
+    ``target`` is a module or its import path (``"package.module"``, imported at first use). The
+    module has ``DEVICES`` (a tuple of device types), ``is_available() -> (bool, reason)``,
+    optionally ``supports(primitive, *args) -> bool``, and functions named after primitives.
+    ``devices`` tells the device types without an import. A name that is taken is a ``ValueError``
+    unless ``replace`` is set.
     """
     if name in _registered and not replace:
-        raise ValueError(f"a backend named {name!r} is registered already; pass replace=True to replace it")
+        raise ValueError(
+            f"a backend named {name!r} is registered already; pass replace=True to replace it"
+        )
     if not name or "," in name:
         raise ValueError(f"a backend's name is not empty and has no comma: {name!r}")
     _registered[name] = _Backend(name, target, tuple(devices) if devices is not None else None)
@@ -201,14 +204,15 @@ def _backend(name: str) -> _Backend:
 
 
 def load_backend(name: str) -> Any:
-    """The module of the backend of that name; ``BackendError`` with the reason where it cannot run."""
+    """The module of the backend of that name; ``BackendError`` with the reason where it cannot
+    run."""
     backend = _backend(name)
     if backend.unavailable is not None:
         raise BackendError(f"The backend {name!r} is not available: {backend.unavailable}")
     return backend.module
 
 
-# ------------------------------------------------------------------------------------------------ selection
+# ---------------------------------------------------------------------------------------- selection
 
 # A plain global: the threads in which autograd runs backward see no ContextVar.
 _forced: str | None = None
@@ -217,9 +221,10 @@ _forced: str | None = None
 class use_backend:  # noqa: N801 (reads as a function, as torch.no_grad does)
     """Forces one backend, from now on or, as a context manager, for a block.
 
-    ``use_backend("reference")``; a list such as ``"mine,reference"`` is tried in that order; ``None`` returns
-    to the automatic choice (or to ``PIX2GAN_BACKEND``). A backend that is unknown or cannot run raises
-    ``BackendError`` at once; one that lacks a primitive or a dtype raises it when that is called.
+    ``use_backend("reference")``; a list such as ``"mine,reference"`` is tried in that order;
+    ``None`` returns to the automatic choice (or to ``PIX2GAN_BACKEND``). A backend that is unknown
+    or cannot run raises ``BackendError`` at once; one that lacks a primitive or a dtype raises it
+    when that is called.
     """
 
     def __init__(self, name: str | None) -> None:
@@ -247,7 +252,8 @@ def _split(names: str | None) -> list[str]:
 
 
 def select(primitive: str, args: Sequence[Any]) -> Callable[..., None]:
-    """The function that is to compute ``primitive`` on ``args`` (``args[0]`` is a tensor and tells the device).
+    """The function that is to compute ``primitive`` on ``args`` (``args[0]`` is a tensor and tells
+    the device).
 
     Raises ``BackendError`` where a forced backend cannot do it, with the reason.
     """
@@ -268,7 +274,9 @@ def select(primitive: str, args: Sequence[Any]) -> Callable[..., None]:
                 f"({args[0].dtype} on {device}); the next one does it.",
             )
     by = f"The backend {forced!r} does" if forced else "No backend does"
-    dtypes = sorted({str(a.dtype).removeprefix("torch.") for a in args if isinstance(a, torch.Tensor)})
+    dtypes = sorted(
+        {str(a.dtype).removeprefix("torch.") for a in args if isinstance(a, torch.Tensor)}
+    )
     settings = [a for a in args if not isinstance(a, torch.Tensor)]
     raise BackendError(
         f"{by} not support {primitive} of {', '.join(dtypes)} on {device} with {settings}; "
@@ -301,11 +309,11 @@ def _resolve(primitive: str, device: str, forced: str | None) -> tuple[_Candidat
             level = logging.WARNING
         if forced and "," not in forced:
             raise BackendError(f"The backend {name!r} cannot be used: {problem}")
-        backend.announce(
-            problem, level, f"pix2gan: the backend {name!r} is passed over: {problem}"
-        )
+        backend.announce(problem, level, f"pix2gan: the backend {name!r} is passed over: {problem}")
     if not found:
-        raise BackendError(f"No backend computes {primitive} on {device} (asked for: {forced or 'any'}).")
+        raise BackendError(
+            f"No backend computes {primitive} on {device} (asked for: {forced or 'any'})."
+        )
     return tuple(found)
 
 
@@ -320,11 +328,12 @@ def _order(primitive: str, device: str) -> list[str]:
     return [
         name
         for name in names
-        if _registered[name].devices_hint is None or device in (_registered[name].devices_hint or ())
+        if _registered[name].devices_hint is None
+        or device in (_registered[name].devices_hint or ())
     ]
 
 
-# ------------------------------------------------------------------------------------------------ reporting
+# ---------------------------------------------------------------------------------------- reporting
 
 
 @dataclass(frozen=True)

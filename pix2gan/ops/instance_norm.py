@@ -1,4 +1,5 @@
-"""``instance_norm_act``: instance norm, activation, residual and padding in one; and its statistics."""
+"""``instance_norm_act``: instance norm, activation, residual and padding in one; and its
+statistics."""
 
 from __future__ import annotations
 
@@ -35,18 +36,20 @@ def instance_norm_act(
     """y = pad(residual + act(weight * (x - mean) * rstd + bias)), per image and channel.
 
     Args:
-        x: [N, C, H, W], float64, float32, float16 or bfloat16; statistics and arithmetic are float32 at least.
-        weight, bias: [C], or [N, C], which makes it adaptive (AdaIN, arXiv:1703.06868); any floating dtype.
+        x: [N, C, H, W], float64, float32, float16 or bfloat16; statistics and arithmetic are
+            float32 at least.
+        weight, bias: [C], or [N, C], which makes it adaptive (AdaIN, arXiv:1703.06868); any
+            floating dtype.
         act: as in ``bias_act``; the gain is 1.
         alpha: the slope of lrelu for negative values (not negative), or the scale of elu.
         residual: [N, C, H, W], added behind the activation.
         pad: the width of the border; ``pad_mode``: reflect, replicate or zeros.
         eps: added to the variance (the biased one, as in arXiv:1607.08022).
-        mean, rstd: [N, C], [1, C] or [C]; statistics to use instead of x's own, as for tiles of a larger
-            image. They are constants: no gradient reaches them, and none goes through them.
+        mean, rstd: [N, C], [1, C] or [C]; statistics to use instead of x's own, as for tiles of a
+            larger image. They are constants: no gradient reaches them, and none goes through them.
 
-    Returns [N, C, H + 2 pad, W + 2 pad] in x's dtype and memory format. First and second derivatives are
-    available. Raises ``ValueError`` or ``TypeError`` for bad arguments.
+    Returns [N, C, H + 2 pad, W + 2 pad] in x's dtype and memory format. First and second
+    derivatives are available. Raises ``ValueError`` or ``TypeError`` for bad arguments.
     """
     _require_planes(x)
     known = activation(act)
@@ -117,13 +120,14 @@ def _statistics(value: Tensor, x: Tensor, name: str) -> Tensor:
     return value.detach().to(accumulation_dtype(x.dtype)).expand(n, c).contiguous()
 
 
-# --------------------------------------------------------------------------------------------- statistics
+# --------------------------------------------------------------------------------------- statistics
 
 
 class InstanceNormStats(NamedTuple):
     """Statistics of the planes of [N, C, H, W] that can be merged over tiles.
 
-    ``count``: pixels a plane; ``mean`` [N, C]; ``m2`` [N, C], the sum of squared deviations from the mean.
+    ``count``: pixels a plane; ``mean`` [N, C]; ``m2`` [N, C], the sum of squared deviations from
+    the mean.
     """
 
     count: int
@@ -143,7 +147,8 @@ def instance_norm_stats(x: Tensor) -> InstanceNormStats:
 
 
 def merge_instance_norm_stats(parts: Iterable[InstanceNormStats]) -> InstanceNormStats:
-    """The statistics of all parts together (Chan, Golub and LeVeque, 1979); ``ValueError`` for no part."""
+    """The statistics of all parts together (Chan, Golub and LeVeque, 1979); ``ValueError`` for no
+    part."""
     merged: InstanceNormStats | None = None
     for part in parts:
         if merged is None:
@@ -162,7 +167,7 @@ def merge_instance_norm_stats(parts: Iterable[InstanceNormStats]) -> InstanceNor
     return merged
 
 
-# ------------------------------------------------------------------------------------------------ the ops
+# ------------------------------------------------------------------------------------------ the ops
 
 
 def _new_statistics(x: Tensor) -> Tensor:
@@ -267,10 +272,11 @@ def _plane(v: Tensor) -> Tensor:
 def _backward_grad(
     ctx: Any, u: Tensor | None, gdw: Tensor | None, gdb: Tensor | None
 ) -> tuple[Tensor | None, ...]:
-    """The second derivative; docs/ops.md derives it. ``u``, ``gdw``, ``gdb``: cotangents of dx, dweight, dbias.
+    """The second derivative; docs/ops.md derives it. ``u``, ``gdw``, ``gdb``: cotangents of dx,
+    dweight, dbias.
 
-    Composed of differentiable ATen, with the statistics recomputed from x where a third derivative may be
-    asked for, so that this one can be differentiated again.
+    Composed of differentiable ATen, with the statistics recomputed from x where a third derivative
+    may be asked for, so that this one can be differentiated again.
     """
     dy, x, weight, bias, mean, rstd = ctx.saved_tensors
     act, alpha, pad, pad_mode, eps, frozen = ctx.options
@@ -295,7 +301,8 @@ def _backward_grad(
     ru = r * u_ if w is None else r * w * u_
 
     def project(v: Tensor) -> Tensor:
-        """v without its components along 1 and xhat, which normalisation takes out (its Jacobian / r)."""
+        """v without its components along 1 and xhat, which normalisation takes out (its Jacobian /
+        r)."""
         return v if frozen else v - _plane(v) - xhat * _plane(v * xhat)
 
     q = project(ru)  # the cotangent of g

@@ -16,8 +16,9 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 def memory_format(x: Tensor) -> torch.memory_format:
     """The format of an output that belongs to ``x``.
 
-    Channels-last if and only if x is that and not contiguous as well: the one rule by which fakes promise
-    strides and ops allocate. Anything else, strided views included, gives a contiguous output.
+    Channels-last if and only if x is that and not contiguous as well: the one rule by which fakes
+    promise strides and ops allocate. Anything else, strided views included, gives a contiguous
+    output.
     """
     if x.dim() == 4 and not x.is_contiguous():
         if x.is_contiguous(memory_format=torch.channels_last):

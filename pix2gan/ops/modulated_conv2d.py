@@ -1,13 +1,16 @@
-"""``modulated_conv2d``: a convolution whose weights are scaled per sample (StyleGAN2, arXiv:1912.04958)."""
+"""``modulated_conv2d``: a convolution whose weights are scaled per sample (StyleGAN2,
+arXiv:1912.04958)."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from pix2gan.ops.bias_act import as_parameter, bias_act, check_bias, settings
 from pix2gan.ops.layout import accumulation_dtype, require_floating, require_same_device
-from pix2gan.ops.scaled_conv2d import FUSED_ACTIVATIONS, _scaled_conv2d, conv_size, convolve
+from pix2gan.ops.scaled_conv2d import FUSED_ACTIVATIONS, _scaled_conv2d, convolve
 from pix2gan.ops.upfirdn2d import centring, filter_size, require_image, upfirdn2d
 
 
@@ -30,25 +33,30 @@ def modulated_conv2d(
 ) -> Tensor:
     """bias_act(resample(x * w') + noise, b, ...) with w'[n, o, i] = weight[o, i] styles[n, i].
 
-    The convolution is computed without a weight per sample: x is scaled by the styles on its way in, the
-    result by d[n, o] = (sum w'^2 + 1e-8)^-1/2 on its way out.
+    The convolution is computed without a weight per sample: x is scaled by the styles on its way
+    in, the result by d[n, o] = (sum w'^2 + 1e-8)^-1/2 on its way out.
 
     Args:
-        x: [N, I, H, W], float64, float32, float16 or bfloat16; cast to the autocast dtype where that is on.
+        x: [N, I, H, W], float64, float32, float16 or bfloat16; cast to the autocast dtype where
+            that is on.
         weight: [O, I, kh, kw], any floating dtype; the demodulation is computed from it as it is.
         styles: [N, I].
-        noise: broadcastable to the output, as [N, 1, H', W'] or a number in a tensor; added behind the resampling.
-        up, down: y = down(f * (w' * up(x))) up^2: zeros inserted, w' and then f convolved with, every down-th
-            pixel kept. x counts as zero outside, and nothing is cut off between the two convolutions.
-        padding: of the convolution with w', counted at the high resolution; k // 2 gives H up / down.
-        resample_filter: f, 1-D (separable) or 2-D, centred; a constant. None resamples without a filter, which
-            is a strided or a transposed convolution.
+        noise: broadcastable to the output, as [N, 1, H', W'] or a number in a tensor; added behind
+            the resampling.
+        up, down: y = down(f * (w' * up(x))) up^2: zeros inserted, w' and then f convolved with,
+            every down-th pixel kept. x counts as zero outside, and nothing is cut off between the
+            two convolutions.
+        padding: of the convolution with w', counted at the high resolution; k // 2 gives H up /
+            down.
+        resample_filter: f, 1-D (separable) or 2-D, centred; a constant. None resamples without a
+            filter, which is a strided or a transposed convolution.
         demodulate: divide each w'[n, o] by sqrt(sum w'^2 + 1e-8).
         flip_weight: True correlates, as ``torch.nn.functional.conv2d`` does; False convolves.
         b, act, alpha, gain, clamp: as in ``bias_act``, applied last.
 
-    Returns [N, O, H', W'] in x's (or the autocast) dtype and x's memory format. First and second derivatives
-    are available. Raises ``ValueError`` or ``TypeError`` for bad arguments and where no pixel is left.
+    Returns [N, O, H', W'] in x's (or the autocast) dtype and x's memory format. First and second
+    derivatives are available. Raises ``ValueError`` or ``TypeError`` for bad arguments and where no
+    pixel is left.
     """
     require_image(x)
     if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
@@ -60,7 +68,8 @@ def modulated_conv2d(
         w, s, d = _modulation(x, weight, styles, demodulate)
         if not flip_weight:
             w = w.flip((2, 3))
-        epilogue = _Epilogue(noise, b, act, alpha, gain, clip, fuse=_may_fuse(act, d))
+        fuse = _may_fuse(act, d, (x, w, s, noise, b))
+        epilogue = _Epilogue(noise, b, act, alpha, gain, clip, fuse)
         return _resampled(x, w, s, d, up, down, padding, resample_filter, epilogue)
 
 
@@ -73,7 +82,9 @@ def _check(x: Tensor, weight: Tensor, styles: Tensor, up: int, down: int, paddin
     if weight.shape[1] != x.shape[1]:
         raise ValueError(f"weight takes {weight.shape[1]} channels, x has {x.shape[1]}")
     if tuple(styles.shape) != tuple(x.shape[:2]):
-        raise ValueError(f"styles must be {list(x.shape[:2])}, it has the shape {list(styles.shape)}")
+        raise ValueError(
+            f"styles must be {list(x.shape[:2])}, it has the shape {list(styles.shape)}"
+        )
     for number, name in ((up, "up"), (down, "down")):
         if not isinstance(number, int) or number < 1:
             raise ValueError(f"{name} must be a positive int, it is {number!r}")
@@ -92,8 +103,9 @@ def _modulation(
     energy = w.square().sum((2, 3))  # [O, I]
     d = torch.rsqrt(s.square() @ energy.t() + 1e-8)
     if x.dtype != dtype:
-        # Half precision: |s| <= 1 and |w| <= (terms of a sum)^-1/2, so that no sum exceeds sqrt(terms) max|x|. d takes
-        # the factors back, exactly, epsilon included: the result does not depend on them, hence detach.
+        # Half precision: |s| <= 1 and |w| <= (terms of a sum)^-1/2, so that no sum exceeds
+        # sqrt(terms) max|x|. d takes the factors back, exactly, epsilon included: the result does
+        # not depend on them, hence detach.
         s_scale = _or_one(s.detach().abs().amax(1, keepdim=True))  # [N, 1]
         terms = weight[0].numel()
         w_scale = _or_one(w.detach().abs().amax((1, 2, 3))) * terms**0.5  # [O]
@@ -107,15 +119,19 @@ def _or_one(scale: Tensor) -> Tensor:
     return torch.where(scale > 0, scale, 1.0)
 
 
-def _may_fuse(act: str, d: Tensor | None) -> bool:
+def _may_fuse(act: str, d: Tensor | None, others: Sequence[Tensor | None]) -> bool:
     """Whether the epilogue may go into the convolution.
 
-    Not where gradients of a smooth activation are needed, for which the op keeps too little, nor where d needs
-    one: behind the bare convolution it follows from the output, behind an epilogue it takes one more convolution.
+    Not where gradients of a smooth activation are needed, for which the op keeps too little, nor
+    where d needs
+    one: behind the bare convolution it follows from the output, behind an epilogue it takes one
+        more convolution.
     """
     if not torch.is_grad_enabled():
         return True
-    return act in FUSED_ACTIVATIONS and (d is None or not d.requires_grad)
+    if act in FUSED_ACTIVATIONS:
+        return d is None or not d.requires_grad
+    return not any(t is not None and t.requires_grad for t in (*others, d))
 
 
 class _Epilogue:
@@ -150,11 +166,10 @@ class _Epilogue:
         geometry = (stride, padding, transposed, out_h, out_w)
         shape = (x.shape[0], w.shape[1 if transposed else 0], out_h, out_w)
         noise = self._noise(shape, x)
-        fits = noise is None or noise.dim() == 4 and noise.shape[1] == 1 and noise.shape[2:] == shape[2:]
-        if not self.fuse or not fits:
+        planes = noise is None or (noise.dim() == 4 and noise.shape[1:] == (1, out_h, out_w))
+        if not self.fuse or not planes:
             return self.apply(convolve(x, w, s, d, *geometry))
-        if self.b is not None:
-            self._check_bias(shape[1], x)
+        check_bias(self.b, x, shape, 1)
         return _scaled_conv2d(  # type: ignore[no-any-return]
             x,
             w,
@@ -192,9 +207,6 @@ class _Epilogue:
             )
         return self.noise.to(x.dtype)
 
-    def _check_bias(self, channels: int, x: Tensor) -> None:
-        check_bias(x.new_empty([1, channels, 1, 1]), self.b, 1)
-
 
 def _resampled(
     x: Tensor,
@@ -211,15 +223,15 @@ def _resampled(
 
     With F for the correlation taps of f and q0, q1 for the padding that centres them, the output is
     y[o] = sum_t F[t] sum_k w[k] up(x)[o down + t + k - padding - q0], of the length
-    (H up + 2 padding - (k - 1) + q0 + q1 - len F) // down + 1. Both convolutions are over the infinite grid,
-    so they commute, also with the scales per channel.
+    (H up + 2 padding - (k - 1) + q0 + q1 - len F) // down + 1. Both convolutions are over the
+    infinite grid, so they commute, also with the scales per channel.
     """
     height, width = x.shape[2:]
     kh, kw = w.shape[2:]
     gain = float(up * up)
     if f is None:
         fw = fh = 1
-        qx = qy = (0, 1 - down)  # no filter, nothing to centre
+        qx = qy = (0, 0)  # no filter, nothing to centre: as a strided or transposed convolution
     else:
         fw, fh = filter_size(f)
         qx, qy = centring(fw, up, down), centring(fh, up, down)
@@ -234,12 +246,12 @@ def _resampled(
     if up == 1:
         if f is None and padding >= 0:
             return epilogue.convolve(x, w, s, d, down, padding, False, out_h, out_w)
-        # Filter first: the strided convolution then computes only what is kept, and takes the epilogue.
+        # Filter first: the strided convolution then computes only what is kept, and takes the
+        # epilogue.
         pads = (padding + qx[0], padding + qx[1], padding + qy[0], padding + qy[1])
         if kh == kw == 1:
             low = upfirdn2d(x, f, down=down, padding=pads)
             return epilogue.convolve(low, w, s, d, 1, 0, False, out_h, out_w)
-        pads = (pads[0], pads[1] + down - 1, pads[2], pads[3] + down - 1) if f is None else pads
         smooth = upfirdn2d(x, f, padding=pads)
         return epilogue.convolve(smooth, w, s, d, down, 0, False, out_h, out_w)
 
@@ -250,11 +262,13 @@ def _resampled(
 
     # up(x) correlated with w is a transposed convolution with w flipped.
     wt = w.flip((2, 3)).transpose(0, 1)
-    if f is None and down == 1 and kh == kw and 0 <= kh - 1 - padding:
+    if f is None and down == 1 and kh == kw and padding < kh:
         inner = kh - 1 - padding
-        if 0 <= out_h - ((height - 1) * up - 2 * inner + kh) < up:
-            return epilogue.convolve(x, wt, s, d, up, inner, True, out_h, out_w)
-    # The whole support of up(x) * w, then the filter; the support starts at padding - (k - 1) of the output.
+        ones = s.new_ones([x.shape[0], w.shape[0]])
+        d = (ones if d is None else d) * gain
+        return epilogue.convolve(x, wt, s, d, up, inner, True, out_h, out_w)
+    # The whole support of up(x) * w, then the filter; the support starts at padding - (k - 1) of
+    # the output.
     full_h, full_w = (height - 1) * up + kh, (width - 1) * up + kw
     full = convolve(x, wt, s, d, up, 0, True, full_h, full_w)
     pads = (
@@ -264,6 +278,3 @@ def _resampled(
         qy[1] + padding - kh + up,
     )
     return epilogue.apply(upfirdn2d(full, f, down=down, padding=pads, gain=gain))
-
-
-__all__ = ["conv_size", "modulated_conv2d"]

@@ -1,6 +1,7 @@
 """``scaled_conv2d``: a convolution with scales per sample on its inputs and outputs.
 
-The op below ``modulated_conv2d``. With c = conv(x * s, w) * d, where s [N, I] and d [N, O] scale channels,
+The op below ``modulated_conv2d``. With c = conv(x * s, w) * d, where s [N, I] and d [N, O] scale
+channels,
 
     y = clip(gain * act(c + noise + b))
 
@@ -20,11 +21,6 @@ from pix2gan.ops.dispatch import define
 from pix2gan.ops.layout import new_output
 
 FUSED_ACTIVATIONS = ("linear", "relu", "lrelu")  # their gradient needs the output only
-
-
-def conv_size(size: int, taps: int, stride: int, padding: int) -> int:
-    """Pixels along one axis behind a convolution."""
-    return (size + 2 * padding - taps) // stride + 1
 
 
 def _scale(x: Tensor, scale: Tensor | None) -> Tensor:
@@ -55,7 +51,9 @@ def _allocate(
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, w, s, d, stride, padding, transposed, _, _, noise, b, act, alpha, gain, clamp = inputs
     if act not in FUSED_ACTIVATIONS and any(ctx.needs_input_grad):
-        raise NotImplementedError(f"scaled_conv2d has no gradient with {act}; put bias_act behind it")
+        raise NotImplementedError(
+            f"scaled_conv2d has no gradient with {act}; put bias_act behind it"
+        )
     ctx.geometry = (stride, padding, transposed)
     ctx.epilogue = (1, act, alpha, gain, representable(clamp, x.dtype))
     ctx.plain = act == "linear" and gain == 1 and clamp < 0
@@ -63,7 +61,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.noise_shape = None if noise is None else noise.shape
     ctx.b_dtype = None if b is None else b.dtype
     # y is needed for the slope of the activation, and as conv * d for the gradient of d
-    keep_y = not ctx.plain or (d is not None and not ctx.has_epilogue)
+    keep_y = not ctx.plain or (ctx.needs_input_grad[3] and not ctx.has_epilogue)
     ctx.save_for_backward(x, w, s, d, output if keep_y else None)
 
 
@@ -144,14 +142,17 @@ def _setup_context_wgrad(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> N
 
 
 def _backward_wgrad(ctx: Any, v: Tensor) -> tuple[Tensor | None, ...]:
-    """<v, wgrad> = <dy * d, conv(x * s, v)>: every derivative is a convolution with v as the weight."""
+    """<v, wgrad> = <dy * d, conv(x * s, v)>: every derivative is a convolution with v as the
+    weight."""
     x, dy, s, d = ctx.saved_tensors
     stride, padding, transposed = ctx.geometry
     needs = ctx.needs_input_grad
     dx = ddy = ds = dd = None
     if needs[0] or needs[2]:
         into_s = s is not None and needs[2]
-        dx = convolve(dy, v, d, None if into_s else s, stride, padding, not transposed, *x.shape[2:])
+        dx = convolve(
+            dy, v, d, None if into_s else s, stride, padding, not transposed, *x.shape[2:]
+        )
         if into_s:
             ds = _plane_dot(x, dx, s.dtype)
             dx = _scale(dx, s)

@@ -32,12 +32,15 @@ def upfirdn2d(
     """Inserts zeros, pads, convolves with a FIR filter, keeps every down-th sample.
 
     Args:
-        x: [N, C, H, W], float64, float32, float16 or bfloat16; the sums are taken in float32 at least.
-        f: the filter, 1-D (separable: it is applied along both axes) or 2-D; None for the identity. It is a
+        x: [N, C, H, W], float64, float32, float16 or bfloat16; the sums are taken in float32 at
+            least.
+        f: the filter, 1-D (separable: it is applied along both axes) or 2-D; None for the identity.
+            It is a
             constant: no gradient reaches it.
         up: up - 1 zeros are inserted behind each sample; an int or (x, y).
         down: every down-th sample is kept, the first one included; an int or (x, y).
-        padding: zeros around the upsampled image; an int, (x, y) or (x0, x1, y0, y1). Negative crops.
+        padding: zeros around the upsampled image; an int, (x, y) or (x0, x1, y0, y1). Negative
+            crops.
         flip_filter: False convolves, True correlates.
         gain: multiplies the result.
 
@@ -81,12 +84,14 @@ def setup_filter(
         normalize: scale to the sum 1.
         flip_filter: reverse it.
         gain: scales the filter as a whole (a 1-D one, which is applied twice, by its root).
-        separable: keep 1-D taps 1-D. By default where there are eight or more: below that one pass with the
-            outer product is cheaper than two passes.
+        separable: keep 1-D taps 1-D. By default where there are eight or more: below that one pass
+            with the outer product is cheaper than two passes.
     """
     taps = torch.as_tensor(1.0 if f is None else f, dtype=torch.float32)
     if taps.dim() > 2 or taps.numel() == 0:
-        raise ValueError(f"a filter is 1-D or 2-D and not empty, this has the shape {list(taps.shape)}")
+        raise ValueError(
+            f"a filter is 1-D or 2-D and not empty, this has the shape {list(taps.shape)}"
+        )
     if taps.dim() == 0:
         taps = taps[None]
     if separable is None:
@@ -98,7 +103,9 @@ def setup_filter(
     if normalize:
         total = taps.sum()
         if total == 0:
-            raise ValueError("a filter whose taps sum to 0 cannot be normalized; pass normalize=False")
+            raise ValueError(
+                "a filter whose taps sum to 0 cannot be normalized; pass normalize=False"
+            )
         taps = taps / total
     if flip_filter:
         taps = taps.flip(list(range(taps.dim())))
@@ -125,7 +132,8 @@ def upsample2d(
     flip_filter: bool = False,
     gain: float = 1,
 ) -> Tensor:
-    """Upsamples [N, C, H, W] to [N, C, H up, W up] (plus padding), f being the interpolation filter.
+    """Upsamples [N, C, H, W] to [N, C, H up, W up] (plus padding), f being the interpolation
+    filter.
 
     The filter is centred on the pixels' areas and the brightness is kept (gain up_x up_y).
     """
@@ -134,7 +142,9 @@ def upsample2d(
     px0, px1, py0, py1 = parse_padding(padding)
     (cx0, cx1), (cy0, cy1) = centring(fw, upx, 1), centring(fh, upy, 1)
     pads = (px0 + cx0, px1 + cx1, py0 + cy0, py1 + cy1)
-    return upfirdn2d(x, f, up=(upx, upy), padding=pads, flip_filter=flip_filter, gain=gain * upx * upy)
+    return upfirdn2d(
+        x, f, up=(upx, upy), padding=pads, flip_filter=flip_filter, gain=gain * upx * upy
+    )
 
 
 def downsample2d(
@@ -145,7 +155,8 @@ def downsample2d(
     flip_filter: bool = False,
     gain: float = 1,
 ) -> Tensor:
-    """Downsamples [N, C, H, W] to [N, C, H / down, W / down] (plus padding), f being the low-pass filter."""
+    """Downsamples [N, C, H, W] to [N, C, H / down, W / down] (plus padding), f being the low-pass
+    filter."""
     downx, downy = _pair(down, "down")
     fw, fh = filter_size(_filter(f, x))
     px0, px1, py0, py1 = parse_padding(padding)
@@ -157,10 +168,11 @@ def downsample2d(
 def centring(taps: int, up: int, down: int) -> tuple[int, int]:
     """The padding that centres a filter and turns n pixels into n up / down.
 
-    Pixel i covers [i up, (i + 1) up) of the fine grid, its centre lies at i up + (up - 1) / 2, but zero
-    insertion puts the sample at i up. An output pixel o stands for the centre o down + (down - 1) / 2 and is
-    read at o down. A filter without padding delays by taps - 1 - (taps - 1) / 2. Together the padding
-    in front has to be (taps - 1 + up - 1 - (down - 1)) / 2, rounded up here, and both must add up to taps - down.
+    Pixel i covers [i up, (i + 1) up) of the fine grid, its centre lies at i up + (up - 1) / 2, but
+    zero insertion puts the sample at i up. An output pixel o stands for the centre o down + (down -
+    1) / 2 and is read at o down. A filter without padding delays by taps - 1 - (taps - 1) / 2.
+    Together the padding in front has to be (taps - 1 + up - 1 - (down - 1)) / 2, rounded up here,
+    and both must add up to taps - down.
     """
     before = (taps + up - down) // 2
     return before, taps - down - before
@@ -209,7 +221,7 @@ def parse_padding(padding: Pair) -> tuple[int, int, int, int]:
     return values[0], values[1], values[2], values[3]
 
 
-# ------------------------------------------------------------------------------------------------- the op
+# ------------------------------------------------------------------------------------------- the op
 
 
 def output_size(size: int, up: int, down: int, pad0: int, pad1: int, taps: int) -> int:
@@ -244,8 +256,9 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-    # y[o] = sum_k F[k] x_up[o down + k - pad0] has the adjoint dx[i] = sum_k F'[k] dy_up[i up + k - pad0']
-    # with F' = F reversed, pad0' = taps - 1 - pad0 and, for dx to have x's size, the pad1' below.
+    # y[o] = sum_k F[k] x_up[o down + k - pad0] has the adjoint dx[i] = sum_k F'[k] dy_up[i up + k -
+    # pad0'] with F' = F reversed, pad0' = taps - 1 - pad0 and, for dx to have x's size, the pad1'
+    # below.
     (f,) = ctx.saved_tensors
     upx, upy, downx, downy, padx0, _, pady0, _, flip, gain = ctx.options
     fw, fh = filter_size(f)

@@ -41,7 +41,7 @@ _POSITIVE = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """The options of a training run.
 
@@ -49,11 +49,10 @@ class TrainConfig:
     says what is wrong with it.
     """
 
-    data: Path
+    # Only the data may be given without its name, in Python as on the command line.
+    data: Path = dataclasses.field(kw_only=False)
     """Training data: side-by-side images, folders A/ and B/ (or trainA/ and trainB/), or, with
     --sketch, a folder of photos."""
-
-    _: dataclasses.KW_ONLY  # on the command line too: only the data is given without a name
 
     out: Path
     """The run's folder: metrics, samples, checkpoints and, in the end, the model."""
@@ -83,7 +82,7 @@ class TrainConfig:
     """Channels of the output images."""
 
     plain_background: bool = False
-    """Leave out photos whose border is not nearly white; a sketch would trace their background."""
+    """Leave out photos whose background is not light and even; a sketch would trace it."""
 
     augment: bool = True
     """Flip, shift and recolour the training images at random."""
@@ -297,6 +296,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold one `option: value` a line.")
     _check_names(values, str(path))
+    for name, value in values.items():
+        if isinstance(value, (list, dict)):
+            raise ConfigError(f"{path}: {name} takes one value, got {value!r}.")
     return values
 
 

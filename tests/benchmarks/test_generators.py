@@ -78,8 +78,8 @@ def test_unknown_networks_are_refused():
 
 def test_a_tiny_run_writes_its_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     path = tmp_path / "results.json"
-    command = f"--models resnet6 --width 4 --size 16 --seconds 0 --device cpu --out {path}"
-    generators.main(command.split())
+    options = "--models resnet6 --width 4 --size 16 --seconds 0 --device cpu --out"
+    generators.main([*options.split(), str(path)])
     rows = json.loads(path.read_text())
     assert [(row["name"], row["dtype"]) for row in rows] == [
         ("resnet6 width 4 16x16", "bfloat16"),

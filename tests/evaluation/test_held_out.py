@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from pix2gan.checkpoints.model_config import ModelConfig
+from pix2gan.data.image_io import save_image
+from pix2gan.data.paired import open_paired
 from pix2gan.errors import DataError
 from pix2gan.evaluation import metrics
 from pix2gan.evaluation.held_out import evaluate_translator
+from pix2gan.models import create_generator
+from pix2gan.translation.translator import Translator
 
 
 class Pairs:
@@ -96,3 +103,22 @@ def test_progress_is_told_and_nothing_to_score_is_an_error():
     assert seen == [(2, 3), (3, 3)]
     with pytest.raises(DataError, match="no pairs"):
         evaluate_translator(Darkening(), Pairs(0))
+
+
+def test_a_translator_on_the_test_split_of_a_folder(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    for index in range(20):
+        save_image(tmp_path / f"{index}.png", rng.integers(0, 256, (32, 64, 3), dtype=np.uint8))
+    pairs = open_paired(tmp_path, size=32, holdout=0.3, split="test")
+    generator = create_generator("resnet6", width=4, num_blocks=1)
+    translator = Translator(generator, ModelConfig(architecture=generator.config))
+    scores = evaluate_translator(translator, pairs)
+    assert 0 < scores["count"] == len(pairs) < 20
+    assert {image["name"] for image in scores["images"]} == set(pairs.names)
+
+    a = torch.stack([pairs[0, index]["A"] for index in range(len(pairs))])
+    b = torch.stack([pairs[0, index]["B"] for index in range(len(pairs))])
+    with torch.no_grad():
+        made = (generator(a).clamp(-1, 1) + 1) / 2
+    expected = metrics.l1((made * 255).round() / 255, (b + 1) / 2).mean().item()
+    assert scores["l1"] == pytest.approx(expected, abs=1e-5)

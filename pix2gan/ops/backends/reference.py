@@ -1,8 +1,8 @@
 """The reference backend: every primitive in plain PyTorch, on any device and in any dtype.
 
-It says what the other backends have to compute, and it is the CPU path of those who have no compiler. So it
-is exact first: half precision is computed in float32 and rounded once. Images are taken one at a time
-where that keeps intermediate results in the cache.
+It says what the other backends have to compute, and it is the CPU path of those who have no
+compiler. So it is exact first: half precision is computed in float32 and rounded once. Images are
+taken one at a time where that keeps intermediate results in the cache.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def supports(primitive: str, *args: Any) -> bool:
     return True
 
 
-# ------------------------------------------------------------------------------------------------ bias_act
+# ----------------------------------------------------------------------------------------- bias_act
 
 
 def _along(b: Tensor, x: Tensor, dim: int) -> Tensor:
@@ -52,7 +52,8 @@ def bias_act(
     clamp: float,
     out: Tensor,
 ) -> None:
-    # Computed in place in ``out`` where that has the precision for it, else in one float32 temporary.
+    # Computed in place in ``out`` where that has the precision for it, else in one float32
+    # temporary.
     dtype = accumulation_dtype(x.dtype)
     v = out if out.dtype == dtype else torch.empty_like(out, dtype=dtype)
     if b is None:
@@ -106,7 +107,9 @@ def bias_act_grad(
         elif act == "relu":
             dv = torch.where(y > 0, dy.to(dtype), 0.0).mul_(gain)
         else:
-            dv = torch.where(y > 0, gain, gain * alpha).to(dtype).mul_(dy)
+            # scaled as a tensor: torch.where of two Python numbers would round them to float32
+            dv = dy.to(dtype) * gain
+            dv = torch.where(y > 0, dv, dv * alpha)
         clipped = y
     else:
         assert x is not None
@@ -141,7 +144,7 @@ def bias_act_grad2(
     out.copy_(dv)
 
 
-# ----------------------------------------------------------------------------------------------- upfirdn2d
+# ---------------------------------------------------------------------------------------- upfirdn2d
 
 
 def upfirdn2d(
@@ -177,7 +180,9 @@ def upfirdn2d(
             rows = _overlap(x.shape[2], target.shape[2], upy, downy, pady0, ky)
             columns = _overlap(x.shape[3], target.shape[3], upx, downx, padx0, kx)
             if rows is not None and columns is not None:
-                target[:, :, rows[0], columns[0]].addcmul_(v[:, :, rows[1], columns[1]], taps[ky, kx])
+                target[:, :, rows[0], columns[0]].addcmul_(
+                    v[:, :, rows[1], columns[1]], taps[ky, kx]
+                )
     if target is not out:
         out.copy_(target)
 
@@ -203,7 +208,8 @@ def _filter_axis(
 def _overlap(
     in_size: int, out_size: int, up: int, down: int, pad0: int, k: int
 ) -> tuple[slice, slice] | None:
-    """Which outputs read which inputs through tap k: (slice of the output, slice of the input) or None.
+    """Which outputs read which inputs through tap k: (slice of the output, slice of the input) or
+    None.
 
     Output o reads the fine grid at o down + k - pad0, where there is a sample i if that is i up.
     """
@@ -230,7 +236,7 @@ def _overlap(
     )
 
 
-# ------------------------------------------------------------------------------------------- instance norm
+# ------------------------------------------------------------------------------------ instance norm
 
 
 def instance_norm_stats(x: Tensor, mean: Tensor, m2: Tensor) -> None:
@@ -333,7 +339,7 @@ def instance_norm_act_grad(
         dx[n].copy_(g if not frozen else g * (scale if w is None else scale * w))
 
 
-# ------------------------------------------------------------------------------------------- scaled_conv2d
+# ------------------------------------------------------------------------------------ scaled_conv2d
 
 
 def _scaled(x: Tensor, scale: Tensor | None) -> Tensor:

@@ -1,0 +1,100 @@
+"""Image files from arrays, in memory: ``image_io.save_image`` puts them on disk."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+
+from pix2gan.data.pixels import Array, to_channels, with_channels
+from pix2gan.data.png_pnm import make_png_chunk
+from pix2gan.errors import ConfigError
+
+
+def encode_image(
+    image: Array,
+    format: str,
+    *,
+    quality: int = 95,
+    icc_profile: bytes | None = None,
+    dpi: tuple[float, float] | None = None,
+) -> bytes:
+    """The bytes of an image file; ``format`` is "PNG", "JPEG", "WEBP", "TIFF" or "BMP"."""
+    image = with_channels(image)
+    channels = image.shape[2]
+    icc_profile = _profile_for(icc_profile, channels)
+    if format == "TIFF" and (image.dtype != np.uint8 or channels > 4):
+        return _encode_tiff(image, icc_profile, dpi)
+    if format == "PNG" and image.dtype == np.uint16 and channels in {1, 2, 3, 4}:
+        return _encode_deep_png(image, icc_profile, dpi)
+    holds = {"PNG": 4, "TIFF": 4, "WEBP": 4, "JPEG": 3, "BMP": 4}.get(format, 0)
+    if image.dtype != np.uint8 or channels > holds or (format == "JPEG" and channels == 2):
+        raise ConfigError(
+            f"{format} cannot hold {channels} channels of {image.dtype}; "
+            "choose PNG (up to 16 bits, alpha) or TIFF (anything), or convert the image first."
+        )
+    from PIL import Image
+
+    if channels == 2 and format == "BMP":
+        image = to_channels(image, 4)
+    pil = Image.fromarray(np.ascontiguousarray(image[..., 0] if channels == 1 else image))
+    options: dict[str, Any] = {}
+    if icc_profile and format != "BMP":
+        options["icc_profile"] = icc_profile
+    if dpi and format != "WEBP":
+        options["dpi"] = dpi
+    if format == "JPEG":
+        options |= {"quality": quality, "subsampling": 0 if quality >= 90 else 2}
+    if format == "WEBP":
+        options |= {"quality": quality}
+    if format == "TIFF":
+        options |= {"compression": "tiff_adobe_deflate"}
+    buffer = io.BytesIO()
+    pil.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def _profile_for(profile: bytes | None, channels: int) -> bytes | None:
+    space = b"GRAY" if channels <= 2 else b"RGB "
+    return profile if profile and channels <= 4 and profile[16:20] == space else None
+
+
+def _encode_tiff(image: Array, icc_profile: bytes | None, dpi: tuple[float, float] | None) -> bytes:
+    import tifffile
+
+    channels = image.shape[2]
+    buffer = io.BytesIO()
+    tifffile.imwrite(
+        buffer,
+        image[..., 0] if channels == 1 else image,
+        photometric="rgb" if channels in {3, 4} else "minisblack",
+        planarconfig="contig" if channels > 1 else None,
+        extrasamples=["unassalpha"] if channels in {2, 4} else None,
+        compression="zlib",
+        iccprofile=icc_profile,
+        resolution=dpi,
+        resolutionunit="INCH" if dpi else None,
+        metadata=None,
+    )
+    return buffer.getvalue()
+
+
+def _encode_deep_png(
+    image: Array, icc_profile: bytes | None, dpi: tuple[float, float] | None
+) -> bytes:
+    """16-bit PNG of any channel count; profile and resolution are put behind the header."""
+    import imagecodecs
+
+    image = np.ascontiguousarray(image[..., 0] if image.shape[2] == 1 else image)
+    data = bytes(imagecodecs.png_encode(image))
+    extra = b""
+    if icc_profile:
+        extra += make_png_chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc_profile))
+    if dpi:
+        per_metre = [round(value / 0.0254) for value in dpi]
+        extra += make_png_chunk(b"pHYs", struct.pack(">IIB", *per_metre, 1))
+    end_of_header = 8 + 25  # signature, IHDR
+    return data[:end_of_header] + extra + data[end_of_header:]

@@ -1,0 +1,182 @@
+"""Where pairs come from: the layouts of folders that are recognised, and opening a pair's files."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from pix2gan.data.image_io import Array, list_images, natural_key, open_image, to_rgb, to_uint8
+from pix2gan.data.transforms import trim_margins
+from pix2gan.errors import BadImageError, DataError
+
+Split: TypeAlias = Literal["train", "test", "all"]
+Layout: TypeAlias = Literal["side-by-side", "two folders", "sketched photos"]
+
+NAMED_IN_ERRORS = 20
+"""So many files are named in an error, the others counted."""
+
+_PAIR_FOLDERS = {
+    "train": (("trainA", "trainB"), ("A", "B")),
+    "test": (("testA", "testB"), ("valA", "valB")),
+}
+
+
+@dataclass(frozen=True)
+class PairFiles:
+    """Where a pair comes from: two files, or one that holds both."""
+
+    name: str
+    """Path below the data folder without suffix, "/" between folders."""
+    a: Path | None
+    """Image of domain A; None where it is drawn from ``b``, or the left half of it."""
+    b: Path
+    """Image of domain B, or of both side by side."""
+
+
+def find_pairs(
+    data: Path, sketched: bool, split: Split = "all", own_test: bool = True
+) -> tuple[Layout, list[PairFiles]]:
+    """Recognise the layout of ``data`` and list its pairs in natural order.
+
+    Args:
+        data: The folder.
+        sketched: Whether domain A is drawn from photos, so that files are single photos.
+        split: Which of the data's own train and test folders to list, where there are such.
+        own_test: Whether the data's own test folders make up the "test" split. If not, that is
+            held out from the training folders.
+
+    Raises:
+        DataError: If no layout fits or files do not match up; it names them.
+    """
+    if not data.is_dir():
+        raise DataError(f"There is no folder {data}; check the path.")
+    wanted = "test" if split == "test" and own_test else "train"
+    if (data / "train").is_dir() and not list_images(data, recursive=False):
+        names = ("test", "val") if wanted == "test" else ("train",)
+        entered = next((data / name for name in names if (data / name).is_dir()), None)
+        if entered is None:
+            raise _no_test_split(data)
+        return _find_in(entered, sketched, "train")
+    return _find_in(data, sketched, wanted)
+
+
+def _find_in(data: Path, sketched: bool, wanted: str) -> tuple[Layout, list[PairFiles]]:
+    folders = [data / name for pair in _PAIR_FOLDERS["train"] for name in pair]
+    present = [folder for folder in folders if folder.is_dir()]
+    if sketched:
+        photos = list_images(data)
+        if not photos:
+            raise DataError(f"There are no images in {data}; name a folder of photos.")
+        return "sketched photos", [PairFiles(_stem(photo, data), None, photo) for photo in photos]
+    if present:
+        return "two folders", _match_folders(*_choose_folders(data, present, wanted))
+    files = list_images(data)
+    if not files:
+        raise DataError(
+            f"There are no images in {data}; give A|B side by side in each image, "
+            "or folders A and B, or photos together with sketch."
+        )
+    if wanted == "test":
+        raise _no_test_split(data)
+    return "side-by-side", [PairFiles(_stem(file, data), None, file) for file in files]
+
+
+def _no_test_split(data: Path) -> DataError:
+    return DataError(f"{data} brings no test set of its own; hold out a share with holdout.")
+
+
+def _choose_folders(data: Path, present: list[Path], wanted: str) -> tuple[Path, Path]:
+    for first, second in _PAIR_FOLDERS[wanted]:
+        if (data / first).is_dir() and (data / second).is_dir():
+            return data / first, data / second
+    if wanted == "test":
+        raise _no_test_split(data)
+    missing = {"A": "B", "B": "A", "trainA": "trainB", "trainB": "trainA"}[present[0].name]
+    raise DataError(f"{data} has a folder {present[0].name} but no folder {missing}; add it.")
+
+
+def _match_folders(first: Path, second: Path) -> list[PairFiles]:
+    a, b = _by_stem(first), _by_stem(second)
+    names = sorted(a.keys() & b.keys(), key=natural_key)
+    if not names:
+        raise DataError(
+            f"No image in {first} has the name of one in {second}; name the two images of a "
+            "pair alike, or train an unpaired method."
+        )
+    lonely = [a[name] for name in a.keys() - b.keys()] + [b[name] for name in b.keys() - a.keys()]
+    if lonely:
+        listed = name_some(sorted(map(str, lonely), key=natural_key))
+        raise DataError(
+            f"{len(lonely)} images under {first.parent} have no partner of the same name in the "
+            f"other folder; add the partners or remove them:\n{listed}"
+        )
+    return [PairFiles(name, a[name], b[name]) for name in names]
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    files = list_images(folder)
+    counts = Counter(_stem(file, folder) for file in files)
+    double = [str(file) for file in files if counts[_stem(file, folder)] > 1]
+    if double:
+        raise DataError(
+            f"Files in {folder} differ in nothing but the suffix, so pairs are ambiguous; "
+            f"rename or remove:\n{name_some(double)}"
+        )
+    return {_stem(file, folder): file for file in files}
+
+
+def _stem(file: Path, folder: Path) -> str:
+    return file.relative_to(folder).with_suffix("").as_posix()
+
+
+def choose_split(
+    pairs: list[PairFiles], holdout: float, split: Split, seed: int
+) -> list[PairFiles]:
+    if split == "all" or holdout == 0:
+        return pairs
+    places = {pair.name: _place(pair.name, seed) for pair in pairs}
+    first, last = min(places, key=places.__getitem__), max(places, key=places.__getitem__)
+    # Of a few pairs chance might hold out none or all; each split gets one if there are two.
+    held = {name for name, place in places.items() if place < holdout} | {first}
+    held -= {last}
+    return [pair for pair in pairs if (pair.name in held) == (split == "test")]
+
+
+def _place(name: str, seed: int) -> float:
+    """Where a name falls in [0, 1): the same on every machine, with every set of other names."""
+    digest = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def open_pair(pair: PairFiles, layout: Layout) -> list[Array]:
+    """The images of a pair as uint8 ``[H, W, C]``: [A, B], or [photo] of sketched photos.
+
+    Sketched photos are RGB and rid of white margins (``trim_margins``).
+
+    Raises:
+        BadImageError: If a file is broken, or its halves are not equally wide.
+    """
+    second = to_uint8(open_image(pair.b))
+    if pair.a is not None:
+        return [to_uint8(open_image(pair.a)), second]
+    if layout == "sketched photos":
+        return [trim_margins(to_rgb(second))]
+    width = second.shape[1]
+    if width < 2 or width % 2:
+        reason = (
+            f"its width is {width}, so it does not fall into equal halves A|B; "
+            "fix or remove it, or say sketch if it is a photo."
+        )
+        raise BadImageError(pair.b, reason)
+    return [second[:, : width // 2], second[:, width // 2 :]]
+
+
+def name_some(lines: Sequence[str]) -> str:
+    shown = [f"  {line}" for line in lines[:NAMED_IN_ERRORS]]
+    if len(lines) > NAMED_IN_ERRORS:
+        shown.append(f"  and {len(lines) - NAMED_IN_ERRORS} more")
+    return "\n".join(shown)

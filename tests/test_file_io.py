@@ -1,0 +1,115 @@
+"""Files are whole or not there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pix2gan.file_io import atomic_write, is_temporary
+
+
+def test_writes_bytes_and_text(tmp_path: Path) -> None:
+    with atomic_write(tmp_path / "a.bin") as file:
+        file.write(b"\x00\r\n")
+    with atomic_write(tmp_path / "a.txt", "w") as file:
+        file.write("grün\n")
+    assert (tmp_path / "a.bin").read_bytes() == b"\x00\r\n"
+    assert (tmp_path / "a.txt").read_bytes() == "grün\n".encode()
+    assert sorted(os.listdir(tmp_path)) == ["a.bin", "a.txt"]
+
+
+def test_an_exception_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def fail() -> None:
+        with atomic_write(path, "w") as file:
+            file.write("new")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_old_content_is_there_until_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with atomic_write(path, "w") as file:
+        file.write("new")
+        file.flush()
+        assert path.read_text() == "old"
+        (temporary,) = (name for name in os.listdir(tmp_path) if name != "a.txt")
+        assert is_temporary(temporary)
+    assert path.read_text() == "new"
+    assert not is_temporary(path)
+
+
+def test_permissions_are_kept_and_links_followed(tmp_path: Path) -> None:
+    target, link = tmp_path / "target", tmp_path / "link"
+    target.write_text("old")
+    target.chmod(0o640)
+    link.symlink_to(target)
+    with atomic_write(link, "w") as file:
+        file.write("new")
+    assert link.is_symlink()
+    assert target.read_text() == "new"
+    assert target.stat().st_mode & 0o777 == 0o640
+
+
+def test_new_files_get_the_permissions_of_the_umask(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_text("x")
+    with atomic_write(tmp_path / "atomic", "w") as file:
+        file.write("x")
+    assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_long_and_odd_names(tmp_path: Path) -> None:
+    for name in ("ä" * 120 + ".png", "x" * 250, ".hidden", "a b"):
+        with atomic_write(tmp_path / name) as file:
+            file.write(b"x")
+        assert (tmp_path / name).read_bytes() == b"x"
+
+
+def test_a_mode_that_does_not_write_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="'wb'"), atomic_write(tmp_path / "a", "ab"):
+        pass
+
+
+def test_a_missing_folder_is_an_os_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "no" / "a"):
+        pass
+
+
+def test_killed_while_writing_leaves_the_old_file_readable(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"0" * 100_000)
+    script = f"""
+import itertools
+from pix2gan.file_io import atomic_write
+for i in itertools.count():
+    with atomic_write({str(path)!r}) as file:
+        for _ in range(100):
+            file.write(str(i % 10).encode() * 1000)
+"""
+    root = Path(__file__).parents[1]
+    for delay in (0.05, 0.11, 0.17):
+        process = subprocess.Popen([sys.executable, "-c", script], cwd=root)
+        deadline = time.monotonic() + 20
+        before = path.stat().st_ino
+        while path.stat().st_ino == before and time.monotonic() < deadline:
+            time.sleep(0.005)  # until it has begun
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        content = path.read_bytes()
+        assert len(content) == 100_000
+        assert len(set(content)) == 1
+    assert all(is_temporary(name) or name == "a" for name in os.listdir(tmp_path))
