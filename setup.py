@@ -38,7 +38,8 @@ def native_library() -> Extension:
     sources = [*(ROOT / "csrc").glob("*.cpp"), *(ROOT / "csrc" / "cpu").glob("*.cpp")]
     # gcc at Debian Python's default -O2 leaves the loops unvectorised, 14 to 17 times slower.
     # BuildExtension adds the language standard that its torch asks for.
-    flags = ["-O3", "-fvisibility=hidden", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
+    target = "-DTORCH_TARGET_VERSION=0x020a000000000000"  # torch 2.10, the oldest supported
+    flags = ["-O3", "-g0", "-fvisibility=hidden", target]
     return Extension(
         LIBRARY,
         sources=sorted(os.path.relpath(source, ROOT) for source in sources),
@@ -70,6 +71,8 @@ class BuildNative(BuildExtension):  # type: ignore[misc, valid-type]
             print(message, file=sys.stderr)
             note.parent.mkdir(parents=True, exist_ok=True)
             note.write_text(message + "\n", encoding="utf-8")
+            for library in note.parent.glob("_native_cpu.*"):
+                library.unlink()  # of an older build: it may not fit the sources of today
             self.extensions = []  # nothing was built: later steps must not look for it
 
     def note_path(self) -> Path:
@@ -92,8 +95,9 @@ def failure_message(error: BaseException) -> str:
     return (
         f"pix2gan: the native CPU kernels were not built ({reason}); everything works, but images "
         "are translated more slowly on the CPU. To build them, see to it that torch, ninja and a "
-        "C++ compiler work, then run `pip install --no-build-isolation --force-reinstall "
-        "--no-deps` on pix2gan again (-v shows the compiler's messages)."
+        "C++ compiler work, then run `make clean install` in a clone, or else `pip install "
+        "--no-build-isolation --force-reinstall --no-deps` as before (-v shows the compiler's "
+        "messages)."
     )
 
 

@@ -263,7 +263,7 @@ def doctor() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line (``sys.argv`` if none is given) and return its exit code."""
-    logging.basicConfig(format="pix2gan: %(message)s", level=logging.WARNING)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
         result = app(sys.argv[1:] if arguments is None else list(arguments))
         sys.stdout.flush()

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import os
+import re
 import resource
+import shlex
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from cyclopts import CycloptsError
+from PIL import Image
 
 from pix2gan import cli
-from pix2gan.errors import CheckpointError
+from pix2gan.errors import CheckpointError, ConfigError
 from pix2gan.training.config import TrainConfig
 
+ROOT = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-m", "pix2gan"]
 
 
@@ -270,6 +276,113 @@ def test_bad_configuration_files_are_named(
     line = error_line(capsys)
     assert expected in line
     assert str(file) in line
+
+
+# --------------------------------------------------------------------- folders of images
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A translator of random weights, on disk."""
+    from pix2gan.checkpoints import ModelConfig, save_model
+    from pix2gan.models import create_generator
+
+    generator = create_generator("unet128", width=4, num_downs=3)
+    config = ModelConfig(architecture=generator.config, in_channels=3, out_channels=3)
+    save_model(tmp_path / "model", generator, config)
+    return tmp_path / "model"
+
+
+def test_translate_a_folder_with_a_broken_image_then_score_it(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    (source / "deep").mkdir(parents=True)
+    for index, name in enumerate(["a.png", "b.png", "deep/c.png"]):
+        Image.new("RGB", (24, 20), (index * 80, 99, 200)).save(source / name)
+    (source / "deep" / "broken.png").write_bytes(b"not an image")
+    command = ["translate", str(source), "-m", str(model), "-o", str(out)]
+
+    assert cli.main(command) == 1
+    report = capsys.readouterr().out
+    assert "3 translated, 1 failed" in report
+    assert str(source / "deep" / "broken.png") in report
+    assert len(list(out.rglob("*.png"))) == 3
+
+    (source / "deep" / "broken.png").unlink()
+    assert cli.main(command) == 0
+    assert "0 translated, 3 skipped" in capsys.readouterr().out
+
+    assert cli.main(["evaluate", str(out), str(source), "--report", str(tmp_path / "r.json")]) == 0
+    assert "PSNR" in capsys.readouterr().out
+    assert json.loads((tmp_path / "r.json").read_text())["images"][2]["name"].startswith("deep")
+
+
+def test_translate_takes_a_glob_in_quotes_and_explains_one_without(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.png", "b.jpg"):
+        Image.new("RGB", (16, 16)).save(tmp_path / name)
+    options = ["-m", str(model), "-o", str(tmp_path / "out")]
+    assert cli.main(["translate", str(tmp_path / "*.png"), *options]) == 0
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["a.png"]
+    capsys.readouterr()
+    expanded = [str(tmp_path / "a.png"), str(tmp_path / "b.jpg")]
+    assert cli.main(["translate", *expanded, *options]) == 2
+    assert "put a glob in quotes" in error_line(capsys)
+
+
+def test_a_forced_backend_that_is_missing_is_no_images_fault(
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    monkeypatch.setenv("PIX2GAN_BACKEND", "nonsense")
+    command = ["translate", str(tmp_path / "a.png"), "-m", str(model), "-o", str(tmp_path / "out")]
+    assert cli.main(command) == 2
+    assert "nonsense" in error_line(capsys)
+
+
+# --------------------------------------------------------------------------- documentation
+
+DOCUMENTS = [
+    path
+    for pattern in ("README.md", "docs/*.md", "datasets/*.md", "benchmarks/*.md", "examples/*.md")
+    for path in sorted(ROOT.glob(pattern))
+]
+
+
+def documented_commands(document: Path) -> list[str]:
+    """The lines of a page that call pix2gan, with continued lines joined."""
+    text = document.read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = (line.strip().removeprefix("$ ") for line in text.splitlines())
+    return [line for line in lines if re.match(r"pix2gan [a-z-]", line)]
+
+
+def test_the_readme_shows_commands() -> None:
+    assert len(documented_commands(ROOT / "README.md")) >= 4
+
+
+@pytest.mark.parametrize(
+    "document", [*DOCUMENTS, ROOT / "CONTRIBUTING.md"], ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_links_between_pages_lead_somewhere(document: Path) -> None:
+    links = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8"))
+    assert [link for link in links if not (document.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_documented_commands_parse(document: Path) -> None:
+    for line in documented_commands(document):
+        tokens = shlex.split(line, comments=True)[1:]
+        if "--config" in tokens or tokens[-1] in {"--help", "-h", "--version"}:
+            continue  # needs a file that the page does not come with, or parses by itself
+        try:
+            cli.app.parse_args(tokens)
+        except (CycloptsError, ConfigError) as error:
+            pytest.fail(f"{line}: {error}")
 
 
 # --------------------------------------------------------------------------------- reports

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -14,6 +13,10 @@ import pytest
 from pix2gan.file_io import atomic_write, is_temporary
 
 
+def names_in(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
 def test_writes_bytes_and_text(tmp_path: Path) -> None:
     with atomic_write(tmp_path / "a.bin") as file:
         file.write(b"\x00\r\n")
@@ -21,7 +24,7 @@ def test_writes_bytes_and_text(tmp_path: Path) -> None:
         file.write("grün\n")
     assert (tmp_path / "a.bin").read_bytes() == b"\x00\r\n"
     assert (tmp_path / "a.txt").read_bytes() == "grün\n".encode()
-    assert sorted(os.listdir(tmp_path)) == ["a.bin", "a.txt"]
+    assert sorted(names_in(tmp_path)) == ["a.bin", "a.txt"]
 
 
 def test_an_exception_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
@@ -36,7 +39,7 @@ def test_an_exception_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         fail()
     assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["a.txt"]
+    assert names_in(tmp_path) == ["a.txt"]
 
 
 def test_old_content_is_there_until_the_end(tmp_path: Path) -> None:
@@ -46,7 +49,7 @@ def test_old_content_is_there_until_the_end(tmp_path: Path) -> None:
         file.write("new")
         file.flush()
         assert path.read_text() == "old"
-        (temporary,) = (name for name in os.listdir(tmp_path) if name != "a.txt")
+        (temporary,) = (name for name in names_in(tmp_path) if name != "a.txt")
         assert is_temporary(temporary)
     assert path.read_text() == "new"
     assert not is_temporary(path)
@@ -112,4 +115,4 @@ for i in itertools.count():
         content = path.read_bytes()
         assert len(content) == 100_000
         assert len(set(content)) == 1
-    assert all(is_temporary(name) or name == "a" for name in os.listdir(tmp_path))
+    assert all(is_temporary(name) or name == "a" for name in names_in(tmp_path))

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import pix2gan
 
+ROOT = Path(__file__).parents[1]
+OPTIONAL = {"triton"}  # comes with CUDA builds of torch, and with the dev extra elsewhere
 HEAVY = ["torch", "numpy", "PIL", "cv2", "albumentations", "torchmetrics", "triton", "rich"]
 
 
@@ -71,6 +76,29 @@ def test_bare_import_survives_warnings_as_errors() -> None:
     result = run_python("import pix2gan, pix2gan.cli, pix2gan.errors", "-W", "error")
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
+
+
+def test_every_imported_library_is_declared() -> None:
+    """What the package imports is in pyproject.toml; a machine's own packages would hide a lack."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    core = text[text.index("\ndependencies = [") : text.index("[project.optional-dependencies]")]
+    declared = {name.lower().replace("-", "_") for name in re.findall(r'^ +"([\w-]+)', core, re.M)}
+    modules = {"cv2": "opencv_python_headless", "PIL": "pillow", "yaml": "pyyaml"}
+    undeclared = set()
+    for path in (ROOT / "pix2gan").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module or ""]
+            else:
+                continue
+            for name in (name.partition(".")[0] for name in names):
+                if name in sys.stdlib_module_names or name == "pix2gan":
+                    continue
+                if modules.get(name, name) not in declared | OPTIONAL:
+                    undeclared.add(f"{path.relative_to(ROOT)}: {name}")
+    assert undeclared == set()
 
 
 def test_version_is_the_installed_one() -> None:

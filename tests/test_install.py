@@ -123,6 +123,8 @@ def test_without_a_compiler(project: Path, tmp_path: Path) -> None:
 
 
 def test_with_a_compiler_that_fails(project: Path) -> None:
+    stale = project / BACKENDS / "_native_cpu.abi3.so"
+    stale.write_bytes(b"what an older version built")
     result = build(project, CXX="/bin/false", CC="/bin/false")
     assert "/bin/false" in failure_note(project, result)
 

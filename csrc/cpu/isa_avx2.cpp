@@ -1,9 +1,10 @@
-// The kernels for AVX2 with FMA and F16C.
+// The loops for AVX2 with FMA and F16C.
+
 #if defined(__x86_64__)
 
 #include <immintrin.h>
 
-#include "dispatch.h"
+#include "loops.h"
 
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
@@ -15,14 +16,12 @@
 #define PIX2GAN_ISA avx2
 #define PIX2GAN_LANES 8
 #define PIX2GAN_LEVEL 1
-#include "kernels_of_isa.h"
+#include "isa_loops.h"
 
 #if defined(__clang__)
 #pragma clang attribute pop
 #else
 #pragma GCC pop_options
 #endif
-
-const pix2gan::cpu::Kernels& pix2gan::cpu::avx2_kernels() { return avx2::table; }
 
 #endif

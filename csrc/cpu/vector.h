@@ -55,12 +55,15 @@ PIX2GAN_INLINE F widen(float16, U bits) {
 #endif
 }
 
-// Rounded to nearest, ties to even; bits in the low half of each lane.
-PIX2GAN_INLINE U narrow(bfloat16, F v) {
+// Rounded to nearest, ties to even; the high half of each lane is the result.
+PIX2GAN_INLINE U round_to_bfloat16(F v) {
     const U u = (U)v;
-    const U rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
-    return select((I)(v != v), (u >> 16) | 0x40u, rounded);  // rounding could carry a NaN away
+    const U rounded = u + 0x7fffu + ((u >> 16) & 1u);
+    return select((I)(v != v), u | 0x400000u, rounded);  // rounding could carry a NaN away
 }
+
+// The same in the low half of each lane.
+PIX2GAN_INLINE U narrow(bfloat16, F v) { return round_to_bfloat16(v) >> 16; }
 
 PIX2GAN_INLINE U narrow(float16, F v) {
 #if PIX2GAN_LEVEL >= 2
@@ -163,6 +166,18 @@ PIX2GAN_INLINE void store_interleaved(T* to, F a, F b) {
 }
 
 template <>
+PIX2GAN_INLINE void store_interleaved<bfloat16>(bfloat16* to, F a, F b) {
+#if PIX2GAN_LEVEL >= 3
+    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24,
+                                           8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    const __m512i rounded = (__m512i)_mm512_cvtne2ps_pbh((__m512)b, (__m512)a);
+    _mm512_storeu_si512(to, _mm512_permutexvar_epi16(order, rounded));
+#else
+    store_bits(to, (round_to_bfloat16(a) >> 16) | (round_to_bfloat16(b) & 0xffff0000u));
+#endif
+}
+
+template <>
 PIX2GAN_INLINE void store_interleaved<float>(float* to, F a, F b) {
 #if PIX2GAN_LEVEL >= 2
     const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
@@ -209,6 +224,47 @@ PIX2GAN_INLINE void load_deinterleaved<float>(const float* from, F& even, F& odd
 #else
     for (int64_t i = 0; i < lanes; i++) even[i] = from[2 * i], odd[i] = from[2 * i + 1];
 #endif
+}
+
+// ------------------------------------------------------------------------------------------ pairs
+
+// Two vectors of 2 * lanes consecutive elements. Which element lies where depends on the type: where
+// T is bfloat16, a holds the even and b the odd ones, which a shift and a mask take apart. Unpacking
+// to consecutive vectors would cost twice as many instructions, and packing more. What is added to
+// or multiplied with a pair of T must be loaded `as<T>`, from floats.
+struct Pair {
+    F a, b;
+};
+
+PIX2GAN_INLINE Pair load_pair(const float* from) { return {load(from), load(from + lanes)}; }
+PIX2GAN_INLINE Pair load_pair(const float16* from) { return {load(from), load(from + lanes)}; }
+PIX2GAN_INLINE Pair load_pair(const bfloat16* from) {
+    const U both = load_bits<U>(from);
+    return {(F)(both << 16), (F)(both & 0xffff0000u)};
+}
+
+PIX2GAN_INLINE void store_pair(float* to, Pair v) { store(to, v.a), store(to + lanes, v.b); }
+PIX2GAN_INLINE void store_pair(float16* to, Pair v) { store(to, v.a), store(to + lanes, v.b); }
+PIX2GAN_INLINE void store_pair(bfloat16* to, Pair v) { store_interleaved(to, v.a, v.b); }
+
+template <class T>
+PIX2GAN_INLINE Pair load_pair_as(const float* from) {
+    return load_pair(from);
+}
+template <>
+PIX2GAN_INLINE Pair load_pair_as<bfloat16>(const float* from) {
+    Pair v;
+    load_deinterleaved(from, v.a, v.b);
+    return v;
+}
+
+template <class T>
+PIX2GAN_INLINE void store_pair_as(float* to, Pair v) {
+    store_pair(to, v);
+}
+template <>
+PIX2GAN_INLINE void store_pair_as<bfloat16>(float* to, Pair v) {
+    store_interleaved(to, v.a, v.b);
 }
 
 // ------------------------------------------------------------------------------------- reductions

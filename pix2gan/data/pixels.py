@@ -42,7 +42,8 @@ def to_float(image: Array) -> Array:
     largest = float(values.max(initial=0))
     if largest > 65535:
         smallest = float(values.min())
-        return (values - smallest) / np.float32(largest - smallest)
+        spread = max(largest - smallest, 1.0)
+        return ((values.astype(np.float64) - smallest) / spread).astype(np.float32)
     scale = 1 if largest <= 2 else 255 if largest <= 255 else 65535
     return np.clip(values / np.float32(scale), 0, 1)
 
@@ -143,7 +144,7 @@ def pil_to_array(image: Image.Image) -> Array:
 
 
 def lab_to_rgb(pixels: Array) -> Array:
-    """sRGB from CIELAB, uint8 ``[H, W, 3]``; a and b are shifted by 128, as Pillow has them."""
+    """sRGB from CIELAB, uint8 ``[H, W, 3]`` in which a and b are signed bytes, as in TIFF."""
     from PIL import Image, ImageCms
 
     transform = ImageCms.buildTransform(

@@ -49,7 +49,8 @@ def draw_sketch(photo: Image, method: str, rng: np.random.Generator | None = Non
         )
     grey = photo if photo.ndim == 2 else photo[..., 0]
     if photo.ndim == 3 and photo.shape[2] >= 3:
-        grey = cv2.cvtColor(np.ascontiguousarray(photo[..., :3]), cv2.COLOR_RGB2GRAY)
+        colours = np.ascontiguousarray(photo[..., :3])
+        grey = np.asarray(cv2.cvtColor(colours, cv2.COLOR_RGB2GRAY), dtype=np.uint8)
     grey = np.ascontiguousarray(grey)
     if method == "mixed":
         method = "strokes" if rng is None else str(rng.choice(["canny", "xdog", "strokes"]))
@@ -75,7 +76,8 @@ def _canny(grey: Image, jitter: _Jitter, scale: float) -> Image:
     width = jitter.uniform(0.5, 2.6) * scale
     if width >= 1.5:
         side = round(width)
-        edges = cv2.dilate(edges, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
+        pen = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
+        edges = np.asarray(cv2.dilate(edges, pen), dtype=np.uint8)
     return _soften(255 - edges, jitter, scale)
 
 
@@ -93,7 +95,7 @@ def _edges(grey: Image, sigma: float, strength: float) -> Image:
 
 
 def _xdog(grey: Image, jitter: _Jitter, scale: float) -> Image:
-    sigma = jitter.uniform(0.6, 1.3) * scale
+    sigma = max(0.5, jitter.uniform(0.6, 1.3) * scale)
     sharpness = jitter.uniform(12.0, 30.0)
     level = jitter.uniform(0.01, 0.04)
     steepness = jitter.uniform(15.0, 60.0)

@@ -66,9 +66,11 @@ class TiffReader:
         if not len(offsets) == len(counts) == np.prod(self.page.chunked):
             raise ValueError("strips or tiles are missing")
         size = self.file.seek(0, 2)
-        if any(offset + count > size or not count for offset, count in zip(offsets, counts, strict=True)):
+        parts = zip(offsets, counts, strict=True)
+        if any(offset + count > size or not count for offset, count in parts):
             raise ValueError("the file ends before its pixels do")
-        if int(self.page.compression) == 1 and sum(counts) < self.page.nbytes:
+        least = self.width * self.height * self.samples * self.depth // 8
+        if int(self.page.compression) == 1 and sum(counts) < least:
             raise ValueError("there are fewer pixels than the header says")
 
     def decode(self) -> Array:
@@ -100,7 +102,7 @@ class TiffReader:
         elif self.photometric == _CMYK and self.samples >= 4 and pixels.dtype.kind == "u":
             pixels = _cmyk_to_rgb(pixels)
         elif self.photometric == _CIELAB and self.samples == 3 and pixels.dtype == np.uint8:
-            pixels = lab_to_rgb(pixels ^ np.array([0, 128, 128], np.uint8))  # a, b are signed
+            pixels = lab_to_rgb(pixels)
         elif self.photometric not in {_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _MASK, _YCBCR}:
             raise BadImageError(
                 self.name,

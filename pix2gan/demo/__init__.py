@@ -18,11 +18,11 @@ def run_demo(out: str | Path = "pix2gan-demo") -> Path:
     Returns:
         The path of the sheet, ``out/sheet.png``.
     """
+    import numpy as np
+
     from pix2gan.data.image_io import save_image
     from pix2gan.translation import Translator
     from pix2gan.translation.sheet import side_by_side
-
-    import numpy as np
 
     out = Path(out)
     translator = Translator.from_pretrained(MODEL)

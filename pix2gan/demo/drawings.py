@@ -7,6 +7,7 @@ traced: the points were set by hand.
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from dataclasses import dataclass
 
@@ -112,7 +113,16 @@ DRAWINGS: dict[str, list[Stroke]] = {
         curve((8, 98), (30, 100), (54, 110), (74, 120)),
         curve((46, 98), (74, 92), (104, 96), (128, 92), (142, 84)),
         curve((76, 112), (100, 112), (124, 110), (134, 102)),
-        curve((122, 108), (132, 92), (148, 82), (164, 88), (158, 112), (146, 130), (130, 126), closed=True),
+        curve(
+            (122, 108),
+            (132, 92),
+            (148, 82),
+            (164, 88),
+            (158, 112),
+            (146, 130),
+            (130, 126),
+            closed=True,
+        ),
         # number plate on the side
         line((58, 104), (92, 112), (90, 132), (66, 124), closed=True),
         # high front mudguard
@@ -146,7 +156,16 @@ DRAWINGS: dict[str, list[Stroke]] = {
         curve((36, 112), (40, 104), (70, 102), (110, 104), (118, 108)),
         curve((36, 112), (60, 116), (92, 118), (114, 118)),
         # tank
-        curve((112, 114), (118, 98), (142, 92), (164, 98), (166, 108), (150, 118), (124, 120), closed=True),
+        curve(
+            (112, 114),
+            (118, 98),
+            (142, 92),
+            (164, 98),
+            (166, 108),
+            (150, 118),
+            (124, 120),
+            closed=True,
+        ),
         curve((124, 112), (134, 104), (150, 104)),
         # fork, lamp, handlebar
         line((172, 88), (202, 166)),
@@ -178,7 +197,16 @@ DRAWINGS: dict[str, list[Stroke]] = {
         # tail, seat, tank
         curve((22, 104), (44, 98), (72, 104), (98, 112), (114, 106)),
         curve((22, 104), (34, 114), (62, 122), (92, 126), (112, 120)),
-        curve((108, 114), (118, 94), (142, 88), (164, 96), (168, 110), (148, 122), (116, 124), closed=True),
+        curve(
+            (108, 114),
+            (118, 94),
+            (142, 88),
+            (164, 96),
+            (168, 110),
+            (148, 122),
+            (116, 124),
+            closed=True,
+        ),
         # lamp, clocks, handlebar
         Circle(190, 99, 11),
         line((176, 88), (188, 84), (192, 88)),
@@ -241,7 +269,9 @@ DRAWINGS: dict[str, list[Stroke]] = {
 }
 
 
-def render_drawing(name: str, size: int = 256, pen: float = 1.6, tremble: float = 0.7) -> Image.Image:
+def render_drawing(
+    name: str, size: int = 256, pen: float = 1.6, tremble: float = 0.7
+) -> Image.Image:
     """Draw with a pen.
 
     Args:
@@ -282,7 +312,7 @@ def _sample(stroke: Stroke) -> np.ndarray:
     if stroke.closed:
         points = np.concatenate([points, points[:1]])
     if not stroke.smooth or len(points) < 3:
-        pieces = [_segment(a, b) for a, b in zip(points[:-1], points[1:], strict=True)]
+        pieces = [_segment(a, b) for a, b in itertools.pairwise(points)]
         return np.concatenate([*pieces, points[-1:]])
     before, after = (points[-2], points[1]) if stroke.closed else (points[0], points[-1])
     padded = np.concatenate([[before], points, [after]])

@@ -20,7 +20,7 @@ SELU_SCALE = 1.0507009873554804934193349852946
 
 
 def _where_positive(v: Tensor, positive: Tensor | float, negative: Tensor | float) -> Tensor:
-    return torch.where(v > 0, positive, negative)  # type: ignore[call-overload,no-any-return]
+    return torch.where(v > 0, positive, negative)
 
 
 def _elu(v: Tensor, alpha: float) -> Tensor:

@@ -53,7 +53,7 @@ def bias_act(
     dim = check_bias(b, x, x.shape, dim)
     if b is None and act == "linear" and gain == 1 and clip < 0:
         return x
-    return _bias_act(x, as_parameter(b, x), dim, act, alpha, gain, clip)  # type: ignore[no-any-return]
+    return _bias_act(x, as_parameter(b, x), dim, act, alpha, gain, clip)
 
 
 def settings(

@@ -44,7 +44,7 @@ logger = logging.getLogger("pix2gan.ops")
 # ------------------------------------------------------------------------------ registration of ops
 
 Allocate = Callable[..., "torch.Tensor | tuple[torch.Tensor, ...]"]
-_primitives: list[str] = []
+_allocators: dict[str, Allocate] = {}  # by primitive
 
 
 def define(
@@ -82,14 +82,20 @@ def define(
     LIBRARY.impl(name, implementation, "CompositeExplicitAutograd")
     torch.library.register_fake(qualified, allocate, lib=LIBRARY)
     torch.library.register_autograd(qualified, backward, setup_context=setup_context, lib=LIBRARY)
-    _primitives.append(name)
+    _allocators[name] = allocate
     op: Callable[..., Any] = getattr(torch.ops.pix2gan, name).default
     return op
 
 
 def primitives() -> tuple[str, ...]:
     """The names of all primitives, in the order of their definition."""
-    return tuple(_primitives)
+    return tuple(_allocators)
+
+
+def allocate(primitive: str, *args: Any) -> tuple[torch.Tensor, ...]:
+    """Uninitialised outputs of a primitive for its inputs: their shapes, dtypes and strides."""
+    outs = _allocators[primitive](*args)
+    return outs if isinstance(outs, tuple) else (outs,)
 
 
 # ------------------------------------------------------------------------- registration of backends
@@ -218,7 +224,7 @@ def load_backend(name: str) -> Any:
 _forced: str | None = None
 
 
-class use_backend:  # noqa: N801 (reads as a function, as torch.no_grad does)
+class use_backend:
     """Forces one backend, from now on or, as a context manager, for a block.
 
     ``use_backend("reference")``; a list such as ``"mine,reference"`` is tried in that order;
@@ -359,7 +365,7 @@ def list_backends() -> list[BackendStatus]:
                 backend.devices(),
                 backend.unavailable is None,
                 backend.unavailable or "",
-                tuple(p for p in _primitives if hasattr(backend.module, p)),
+                tuple(p for p in _allocators if hasattr(backend.module, p)),
             )
         )
     return statuses

@@ -57,8 +57,7 @@ def instance_norm_act(
         raise ValueError(f"alpha of lrelu must not be negative, it is {alpha}")
     if not eps >= 0:
         raise ValueError(f"eps must not be negative, it is {eps}")
-    n, c, height, width = x.shape
-    check_padding(height, width, pad, pad_mode)
+    check_padding(x.shape[2], x.shape[3], pad, pad_mode)
     if residual is not None:
         require_floating(residual, "residual")
         require_same_device(x, residual, "residual")
@@ -84,7 +83,7 @@ def instance_norm_act(
         mean,
         rstd,
     )
-    return y  # type: ignore[no-any-return]
+    return y
 
 
 def _require_planes(x: Tensor) -> None:
@@ -130,7 +129,7 @@ class InstanceNormStats(NamedTuple):
     the mean.
     """
 
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody needs here
     mean: Tensor
     m2: Tensor
 
@@ -246,8 +245,8 @@ def _sum_like(gradient: Tensor, parameter: Tensor | None) -> Tensor | None:
 
 _instance_norm_act = define(
     "instance_norm_act",
-    "(Tensor x, Tensor? weight, Tensor? bias, str act, float alpha, Tensor? residual, int pad, str pad_mode, "
-    "float eps, Tensor? mean, Tensor? rstd) -> (Tensor, Tensor, Tensor)",
+    "(Tensor x, Tensor? weight, Tensor? bias, str act, float alpha, Tensor? residual, int pad, "
+    "str pad_mode, float eps, Tensor? mean, Tensor? rstd) -> (Tensor, Tensor, Tensor)",
     _allocate,
     setup_context=_setup_context,
     backward=_backward,
@@ -342,8 +341,8 @@ def _broadcast(parameter: Tensor | None) -> Tensor | None:
 
 _instance_norm_act_grad = define(
     "instance_norm_act_grad",
-    "(Tensor dy, Tensor x, Tensor? weight, Tensor? bias, Tensor mean, Tensor rstd, str act, float alpha, "
-    "int pad, str pad_mode, float eps, bool frozen) -> (Tensor, Tensor, Tensor)",
+    "(Tensor dy, Tensor x, Tensor? weight, Tensor? bias, Tensor mean, Tensor rstd, str act, "
+    "float alpha, int pad, str pad_mode, float eps, bool frozen) -> (Tensor, Tensor, Tensor)",
     _allocate_grad,
     setup_context=_setup_context_grad,
     backward=_backward_grad,

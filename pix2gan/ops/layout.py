@@ -20,10 +20,12 @@ def memory_format(x: Tensor) -> torch.memory_format:
     promise strides and ops allocate. Anything else, strided views included, gives a contiguous
     output.
     """
-    if x.dim() == 4 and not x.is_contiguous():
-        if x.is_contiguous(memory_format=torch.channels_last):
-            return torch.channels_last
-    return torch.contiguous_format
+    channels_last = (
+        x.dim() == 4
+        and not x.is_contiguous()
+        and x.is_contiguous(memory_format=torch.channels_last)
+    )
+    return torch.channels_last if channels_last else torch.contiguous_format
 
 
 def new_output(x: Tensor, shape: tuple[int, ...] | torch.Size) -> Tensor:

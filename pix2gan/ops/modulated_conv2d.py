@@ -11,7 +11,7 @@ from torch import Tensor
 from pix2gan.ops.bias_act import as_parameter, bias_act, check_bias, settings
 from pix2gan.ops.layout import accumulation_dtype, require_floating, require_same_device
 from pix2gan.ops.scaled_conv2d import FUSED_ACTIVATIONS, _scaled_conv2d, convolve
-from pix2gan.ops.upfirdn2d import centring, filter_size, require_image, upfirdn2d
+from pix2gan.ops.upfirdn2d import centring, filter_size, prepare_filter, require_image, upfirdn2d
 
 
 def modulated_conv2d(
@@ -123,9 +123,8 @@ def _may_fuse(act: str, d: Tensor | None, others: Sequence[Tensor | None]) -> bo
     """Whether the epilogue may go into the convolution.
 
     Not where gradients of a smooth activation are needed, for which the op keeps too little, nor
-    where d needs
-    one: behind the bare convolution it follows from the output, behind an epilogue it takes one
-        more convolution.
+    where d needs one: behind the bare convolution it follows from the output, behind an epilogue
+    it takes one more convolution.
     """
     if not torch.is_grad_enabled():
         return True
@@ -170,7 +169,7 @@ class _Epilogue:
         if not self.fuse or not planes:
             return self.apply(convolve(x, w, s, d, *geometry))
         check_bias(self.b, x, shape, 1)
-        return _scaled_conv2d(  # type: ignore[no-any-return]
+        return _scaled_conv2d(
             x,
             w,
             s,
@@ -197,13 +196,12 @@ class _Epilogue:
             return None
         require_floating(self.noise, "noise")
         require_same_device(x, self.noise, "noise")
-        try:
-            fits = torch.broadcast_shapes(tuple(self.noise.shape), shape) == torch.Size(shape)
-        except RuntimeError:
-            fits = False
-        if not fits:
+        own = tuple(self.noise.shape)
+        behind = shape[len(shape) - len(own) :]
+        fits = all(n == 1 or n == size for n, size in zip(own, behind, strict=False))
+        if len(own) > 4 or not fits:
             raise ValueError(
-                f"noise must broadcast to the output {list(shape)}, it has the shape {list(self.noise.shape)}"
+                f"noise must broadcast to the output {list(shape)}, it has the shape {list(own)}"
             )
         return self.noise.to(x.dtype)
 
@@ -233,14 +231,15 @@ def _resampled(
         fw = fh = 1
         qx = qy = (0, 0)  # no filter, nothing to centre: as a strided or transposed convolution
     else:
+        f = prepare_filter(f, x)
         fw, fh = filter_size(f)
         qx, qy = centring(fw, up, down), centring(fh, up, down)
     out_w = (width * up + 2 * padding - (kw - 1) + sum(qx) - fw) // down + 1
     out_h = (height * up + 2 * padding - (kh - 1) + sum(qy) - fh) // down + 1
     if min(out_w, out_h) < 1:
         raise ValueError(
-            f"no output pixel is left of x {list(x.shape)} with weight {list(w.shape)}, padding={padding}, "
-            f"up={up}, down={down}"
+            f"no output pixel is left of x {list(x.shape)} with weight {list(w.shape)}, "
+            f"padding={padding}, up={up}, down={down}"
         )
 
     if up == 1:

@@ -45,4 +45,4 @@ def pad_image_adjoint(dy: Tensor, pad: int, mode: str) -> Tensor:
     )
     # The second argument tells the shape only.
     like = inner.detach()
-    return backward(dy, like, [pad] * 4)  # type: ignore[no-any-return]
+    return backward(dy, like, [pad] * 4)

@@ -95,8 +95,9 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
 
 _scaled_conv2d = define(
     "scaled_conv2d",
-    "(Tensor x, Tensor w, Tensor? s, Tensor? d, int stride, int padding, bool transposed, int out_h, int out_w, "
-    "Tensor? noise, Tensor? b, str act, float alpha, float gain, float clamp) -> Tensor",
+    "(Tensor x, Tensor w, Tensor? s, Tensor? d, int stride, int padding, bool transposed, "
+    "int out_h, int out_w, Tensor? noise, Tensor? b, str act, float alpha, float gain, "
+    "float clamp) -> Tensor",
     _allocate,
     setup_context=_setup_context,
     backward=_backward,
@@ -115,7 +116,7 @@ def convolve(
     out_w: int,
 ) -> Tensor:
     """``scaled_conv2d`` with nothing behind the convolution."""
-    return _scaled_conv2d(  # type: ignore[no-any-return]
+    return _scaled_conv2d(
         x, w, s, d, stride, padding, transposed, out_h, out_w, None, None, "linear", 0.0, 1.0, -1.0
     )
 
@@ -167,8 +168,8 @@ def _backward_wgrad(ctx: Any, v: Tensor) -> tuple[Tensor | None, ...]:
 
 _scaled_conv2d_wgrad = define(
     "scaled_conv2d_wgrad",
-    "(Tensor x, Tensor dy, Tensor? s, Tensor? d, int stride, int padding, bool transposed, int kh, int kw) "
-    "-> Tensor",
+    "(Tensor x, Tensor dy, Tensor? s, Tensor? d, int stride, int padding, bool transposed, "
+    "int kh, int kw) -> Tensor",
     _allocate_wgrad,
     setup_context=_setup_context_wgrad,
     backward=_backward_wgrad,

@@ -51,7 +51,7 @@ def upfirdn2d(
     upx, upy = _pair(up, "up")
     downx, downy = _pair(down, "down")
     padx0, padx1, pady0, pady1 = parse_padding(padding)
-    filt = _filter(f, x)
+    filt = prepare_filter(f, x)
     fw, fh = filter_size(filt)
     if not math.isfinite(gain):
         raise ValueError(f"gain must be finite, it is {gain}")
@@ -61,10 +61,10 @@ def upfirdn2d(
     ):
         if size * u + p0 + p1 < taps:
             raise ValueError(
-                f"no output pixel is left: the {axis} of x is {size * u + p0 + p1} after upsampling "
-                f"and padding, the filter has {taps} taps"
+                f"no output pixel is left: the {axis} of x is {size * u + p0 + p1} "
+                f"after upsampling and padding, the filter has {taps} taps"
             )
-    return _upfirdn2d(  # type: ignore[no-any-return]
+    return _upfirdn2d(
         x, filt, upx, upy, downx, downy, padx0, padx1, pady0, pady1, bool(flip_filter), float(gain)
     )
 
@@ -118,7 +118,7 @@ def filter2d(
     x: Tensor, f: Tensor | None, padding: Pair = 0, flip_filter: bool = False, gain: float = 1
 ) -> Tensor:
     """Filters x with f; the size stays the same where padding is 0, which counts from there."""
-    fw, fh = filter_size(_filter(f, x))
+    fw, fh = filter_size(prepare_filter(f, x))
     px0, px1, py0, py1 = parse_padding(padding)
     pads = (px0 + fw // 2, px1 + (fw - 1) // 2, py0 + fh // 2, py1 + (fh - 1) // 2)
     return upfirdn2d(x, f, padding=pads, flip_filter=flip_filter, gain=gain)
@@ -138,7 +138,7 @@ def upsample2d(
     The filter is centred on the pixels' areas and the brightness is kept (gain up_x up_y).
     """
     upx, upy = _pair(up, "up")
-    fw, fh = filter_size(_filter(f, x))
+    fw, fh = filter_size(prepare_filter(f, x))
     px0, px1, py0, py1 = parse_padding(padding)
     (cx0, cx1), (cy0, cy1) = centring(fw, upx, 1), centring(fh, upy, 1)
     pads = (px0 + cx0, px1 + cx1, py0 + cy0, py1 + cy1)
@@ -158,7 +158,7 @@ def downsample2d(
     """Downsamples [N, C, H, W] to [N, C, H / down, W / down] (plus padding), f being the low-pass
     filter."""
     downx, downy = _pair(down, "down")
-    fw, fh = filter_size(_filter(f, x))
+    fw, fh = filter_size(prepare_filter(f, x))
     px0, px1, py0, py1 = parse_padding(padding)
     (cx0, cx1), (cy0, cy1) = centring(fw, 1, downx), centring(fh, 1, downy)
     pads = (px0 + cx0, px1 + cx1, py0 + cy0, py1 + cy1)
@@ -185,7 +185,7 @@ def require_image(x: Tensor) -> None:
         raise ValueError(f"x must be [N, C, H, W], it has the shape {list(x.shape)}")
 
 
-def _filter(f: Tensor | None, x: Tensor) -> Tensor:
+def prepare_filter(f: Tensor | None, x: Tensor) -> Tensor:
     """f as the op takes it: detached, contiguous, in the accumulation dtype."""
     dtype = accumulation_dtype(x.dtype)
     if f is None:
@@ -203,7 +203,7 @@ def filter_size(f: Tensor) -> tuple[int, int]:
 
 
 def _pair(value: Pair, name: str) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else tuple(value)
+    pair = tuple(value) if isinstance(value, Sequence) else (value, value)
     if len(pair) != 2 or not all(isinstance(v, int) and v >= 1 for v in pair):
         raise ValueError(f"{name} must be a positive int or a pair (x, y) of them, it is {value!r}")
     return pair[0], pair[1]
@@ -211,7 +211,7 @@ def _pair(value: Pair, name: str) -> tuple[int, int]:
 
 def parse_padding(padding: Pair) -> tuple[int, int, int, int]:
     """(x0, x1, y0, y1) from an int, (x, y) or (x0, x1, y0, y1)."""
-    values = (padding,) if isinstance(padding, int) else tuple(padding)
+    values = tuple(padding) if isinstance(padding, Sequence) else (padding,)
     if len(values) not in (1, 2, 4) or not all(isinstance(v, int) for v in values):
         raise ValueError(f"padding must be an int, (x, y) or (x0, x1, y0, y1), it is {padding!r}")
     if len(values) == 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -74,7 +74,7 @@ def open_paired_data(config: TrainConfig) -> TrainingData:
 
 def load_batches(
     data: TrainingData, config: TrainConfig, device: torch.device, step: int
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any], None, None]:
     """The batches that follow step ``step``, without end: the same whoever asks when.
 
     Raises:
@@ -86,14 +86,19 @@ def load_batches(
     loader = make_loader(
         _Guarded(data.train), sampler, config.workers, pin_memory=device.type == "cuda"
     )
-    with _signals_held_back():  # what workers inherit
-        batches = iter(loader)
-        batch = next(batches)
-    while True:
-        if _ERROR in batch:
-            raise DataError(batch[_ERROR][0])
-        yield batch
-        batch = next(batches)
+    try:
+        with _signals_held_back():  # what workers inherit
+            batches = iter(loader)
+            batch = next(batches)
+        while True:
+            if _ERROR in batch:
+                raise DataError(batch[_ERROR][0])
+            yield batch
+            batch = next(batches)
+    finally:
+        # A traceback would keep the workers alive, deaf to the signal that Python ends them with.
+        if config.workers and loader._iterator is not None:
+            loader._iterator._shutdown_workers()  # type: ignore[attr-defined]
 
 
 _ERROR = "error"

@@ -80,9 +80,12 @@ class MetricsLog:
         )
 
     def add(self, entry: Mapping[str, Any]) -> None:
-        """Record ``entry``, which has a ``step``."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(_line(entry))
+        """Record ``entry``, which has a ``step``; a full disk costs the entry, not the run."""
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(_line(entry))
+        except OSError as error:
+            self._say(f"{self.path} cannot be written ({error.strerror or error}).")
         if self._writer is not None:
             self._tensorboard(lambda: self._add_scalars(entry))
 

@@ -21,7 +21,7 @@ class TrainingProgress:
     """
 
     def __init__(self, step: int, total: int, batch: int, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True, highlight=False)
+        self.console = console or Console(stderr=True)
         self.total = total
         self.batch = batch
         self._bar: Progress | None = None
@@ -39,7 +39,7 @@ class TrainingProgress:
 
     def say(self, text: str) -> None:
         """Print a line, above the live one if there is one."""
-        self.console.print(text, markup=False, soft_wrap=True)
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def advance(self, step: int, epoch: int) -> None:
         """``step`` is done."""

@@ -11,7 +11,7 @@ import json
 import random
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,9 +100,9 @@ class Trainer:
             progress.say(notice)
         progress.say(self._describe())
         log = MetricsLog(config.out, self.step, progress.say)
-        with contextlib.closing(log), StopSignals() as stop, progress:
-            self._loop(progress, log, stop)
-        self._draw_curves()
+        batches = load_batches(self.data, config, self.device, self.step)
+        with contextlib.closing(batches), contextlib.closing(log), StopSignals() as stop, progress:
+            self._loop(batches, progress, log, stop)
         self._export()
         if stop.received is not None and self.step < self.total:
             name = signal.Signals(stop.received).name
@@ -111,10 +111,15 @@ class Trainer:
         progress.say(f"Done: {' and '.join(str(config.out / name) for name in self.method.models)}")
         return config.out
 
-    def _loop(self, progress: TrainingProgress, log: MetricsLog, stop: StopSignals) -> None:
+    def _loop(
+        self,
+        batches: Generator[dict[str, Any], None, None],
+        progress: TrainingProgress,
+        log: MetricsLog,
+        stop: StopSignals,
+    ) -> None:
         config = self.config
         saved = self.step if self.step else None
-        batches = load_batches(self.data, config, self.device, self.step)
         started = time.monotonic() - self.seconds
         while self.step < self.total and stop.received is None:
             try:
@@ -130,8 +135,7 @@ class Trainer:
             if last or self.step % config.log_every == 0:
                 self._log(progress, log)
             if last or self.step % config.sample_every == 0:
-                self._save_sheet()
-                self._draw_curves()
+                self._save_pictures(progress)
             if last or self.step % config.checkpoint_every == 0:
                 self._save_checkpoint(progress)
                 saved = self.step
@@ -208,23 +212,30 @@ class Trainer:
             }
         )
 
-    @torch.no_grad()
-    def _save_sheet(self) -> None:
+    def _save_pictures(self, progress: TrainingProgress) -> None:
         generators = {name: average.network for name, average in self.averaged.items()}
-        with self._autocast():
+        with torch.no_grad(), self._autocast():
             columns = self.method.sample(self._to_device(self.shown), generators)
-        path = self.config.out / "samples" / f"step_{self.step:06d}.png"
-        _save_png(draw_sheet(columns), path)
-
-    def _draw_curves(self) -> None:
+        sheet = self.config.out / "samples" / f"step_{self.step:06d}.png"
         entries = read_metrics(self.config.out / "metrics.jsonl")
-        if entries:
-            _save_png(draw_curves(entries), self.config.out / "curves.png")
+        try:
+            _save_png(draw_sheet(columns), sheet)
+            if entries:
+                _save_png(draw_curves(entries), self.config.out / "curves.png")
+        except OSError as error:  # pictures are not worth the run
+            progress.say(f"{sheet.name} or curves.png cannot be written ({_reason(error)}).")
 
     def _export(self) -> None:
         for folder, name in self.method.models.items():
             generator = self.averaged[name].network
-            export_model(self.config.out / folder, generator, self.config, self.step, self.data)
+            path = self.config.out / folder
+            try:
+                export_model(path, generator, self.config, self.step, self.data)
+            except OSError as error:
+                raise CheckpointError(
+                    f"The model cannot be written to {path} ({_reason(error)}): make room, then "
+                    "continue with --resume."
+                ) from error
 
     def _save_checkpoint(self, progress: TrainingProgress) -> None:
         self._check_finite(self.metrics.peek())
@@ -234,11 +245,11 @@ class Trainer:
             if self.step == self.total:
                 raise CheckpointError(
                     f"The last checkpoint cannot be written to {self.checkpoints.path} "
-                    f"({error.strerror or error}): make room, then continue with --resume."
+                    f"({_reason(error)}): make room, then continue with --resume."
                 ) from error
             progress.say(
-                f"The checkpoint of step {self.step} cannot be written "
-                f"({error.strerror or error}); the one before it is kept and training goes on."
+                f"The checkpoint of step {self.step} cannot be written ({_reason(error)}); the one "
+                "before it is kept."
             )
 
     def _check_finite(self, losses: Mapping[str, float]) -> None:
@@ -323,14 +334,17 @@ class Trainer:
 
     def _prepare_folder(self) -> None:
         out = self.config.out
-        for folder in (out, out / "samples", out / "checkpoints"):
-            folder.mkdir(parents=True, exist_ok=True)
+        try:
+            for folder in (out, out / "samples", out / "checkpoints"):
+                folder.mkdir(parents=True, exist_ok=True)
+            with atomic_write(out / "config.yaml", "w") as file:
+                file.write(self.config.to_yaml())
+            if self.data.held_out:
+                with atomic_write(out / "split.json", "w") as file:
+                    json.dump({"held_out": list(self.data.held_out)}, file, indent=1)
+        except OSError as error:
+            raise ConfigError(f"Cannot write to --out {out}: {_reason(error)}.") from error
         self.checkpoints.remove_temporary_files()
-        with atomic_write(out / "config.yaml", "w") as file:
-            file.write(self.config.to_yaml())
-        if self.data.held_out:
-            with atomic_write(out / "split.json", "w") as file:
-                json.dump({"held_out": list(self.data.held_out)}, file, indent=1)
 
     def _describe(self) -> str:
         sizes = {
@@ -379,6 +393,10 @@ def _seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)
 
 
 def _save_png(image: Image.Image, path: Path) -> None:

@@ -33,7 +33,7 @@ from pix2gan.data.image_io import (
     to_grey,
     to_rgb,
 )
-from pix2gan.errors import BadImageError, ConfigError, DataError, Pix2ganError
+from pix2gan.errors import BackendError, BadImageError, ConfigError, DataError, Pix2ganError
 from pix2gan.file_io import is_temporary
 from pix2gan.translation.inputs import as_unit_range
 from pix2gan.translation.processing import Array, FloatArray, Prepared
@@ -189,9 +189,7 @@ def translate_folder(
     )
     options.check(translator.config.out_channels)
     source, out = Path(source), Path(out)
-    if source.is_dir() and os.path.realpath(source) == os.path.realpath(out):
-        raise ConfigError(f"The outputs cannot go to {out} itself: choose another folder for them")
-    images = _leave_out(out, list_images(source, recursive))
+    images = _leave_out(out, list_images(source, recursive), source)
     if not images:
         where = "" if recursive else " itself (sub-folders were left out)"
         raise DataError(f"There is no image in {source}{where}: looked for {_SUFFIXES_SHOWN}")
@@ -243,7 +241,7 @@ def translate_paths(
         images = sorted(
             match for match in matches if match.suffix.lower() in IMAGE_SUFFIXES and match.is_file()
         )
-        images = _leave_out(out, images)
+        images = _leave_out(out, images, root)
         if not images:
             raise DataError(f"No image matches {source}: looked for {_SUFFIXES_SHOWN}")
     else:
@@ -278,19 +276,22 @@ def _translate_file(
 _SUFFIXES_SHOWN = ", ".join(sorted(IMAGE_SUFFIXES))
 
 
-def _leave_out(out: Path, images: list[Path]) -> list[Path]:
-    """The images that are not outputs of an earlier run, i.e. do not lie in `out`."""
-    if not out.is_dir():
-        return images
-    real_out = os.path.realpath(out)
-    inside: dict[Path, bool] = {}
-    kept = []
-    for image in images:
-        if image.parent not in inside:
-            inside[image.parent] = _is_within(os.path.realpath(image.parent), real_out)
-        if not inside[image.parent]:
-            kept.append(image)
-    return kept
+def _leave_out(out: Path, images: list[Path], root: Path) -> list[Path]:
+    """The images below `root` without those in `out`, which are outputs of an earlier run.
+
+    Raises:
+        ConfigError: If outputs and inputs would lie side by side, where the next run could not tell
+            them apart.
+    """
+    real_out, real_root = os.path.realpath(out), os.path.realpath(root)
+    folders = {image.parent: os.path.realpath(image.parent) for image in images}
+    is_below_root = real_out != real_root and _is_within(real_out, real_root)
+    inside = {f for f, real in folders.items() if is_below_root and _is_within(real, real_out)}
+    if any(real == real_out for folder, real in folders.items() if folder not in inside):
+        raise ConfigError(
+            f"The outputs cannot go to {out}, where the inputs are: choose another folder for them"
+        )
+    return [image for image in images if image.parent not in inside]
 
 
 def _is_within(path: str, folder: str) -> bool:
@@ -473,6 +474,8 @@ class _FolderRun:
             return
         try:
             results = self.translator.run([image.prepared for image in batch])
+        except BackendError:
+            raise  # a forced backend that cannot run is the fault of no image
         except Exception as error:
             if len(batch) == 1:
                 self._fail(batch[0].task.job, error)

@@ -202,14 +202,12 @@ def test_modes_keep_their_colours(mode: str) -> None:
     colours = Image.new("RGB", (4, 4), (200, 60, 30))
     if mode == "LAB":
         profiles = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
-        image = ImageCms.applyTransform(
-            colours, ImageCms.buildTransform(*profiles, "RGB", "LAB")
-        )
+        image = ImageCms.applyTransform(colours, ImageCms.buildTransform(*profiles, "RGB", "LAB"))
         assert image is not None
     elif mode == "RGBa":
         image = colours.convert("RGBA").convert("RGBa")
     else:
-        image = colours.convert(mode)
+        image = colours.quantize(4) if mode == "P" else colours.convert(mode)
     expected = [97, 97, 97] if mode == "L" else [200, 60, 30]
     result = pil_to_array(image)[0, 0, :3].astype(int)
     assert np.abs(result - expected[: len(result)]).max() <= 3

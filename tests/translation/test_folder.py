@@ -370,9 +370,19 @@ def test_inputs_are_never_overwritten(mirror: Translator, photos: Path) -> None:
         translate_paths(mirror, photos / "0.png", photos, on_exists="overwrite")
     with pytest.raises(ConfigError, match="would overwrite an input"):
         translate_paths(mirror, photos / "0.png", photos / "0.png", on_exists="overwrite")
-    with pytest.raises(ConfigError, match="would overwrite an input"):
+    with pytest.raises(ConfigError, match="choose another folder"):
         translate_paths(mirror, f"{photos}/*.png", photos, on_exists="overwrite")
+    write(photos / "deep" / "deep" / "10.jpg")
+    before = tree(photos)
+    with pytest.raises(ConfigError, match="would overwrite an input"):
+        translate(mirror, photos / "deep", photos, on_exists="overwrite")
     assert tree(photos) == before
+
+
+def test_outputs_may_go_above_the_inputs(mirror: Translator, tmp_path: Path) -> None:
+    write(tmp_path / "in" / "deep" / "a.png")
+    assert translate(mirror, tmp_path / "in" / "deep", tmp_path / "in").done == 1
+    assert set(tree(tmp_path / "in")) == {"a.png", "deep/a.png"}
 
 
 def test_links_lead_nothing_out_of_the_output_folder(

@@ -7,7 +7,7 @@ taken one at a time where that keeps intermediate results in the cache.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,8 @@ from torch import Tensor
 from pix2gan.ops.activations import activation
 from pix2gan.ops.layout import accumulation_dtype
 from pix2gan.ops.padding import pad_image, pad_image_adjoint
+
+aten = torch.ops.aten
 
 DEVICES = ("cpu", "cuda", "mps", "xpu")
 
@@ -85,6 +87,31 @@ def _activate_(v: Tensor, act: str, alpha: float) -> None:
         v.copy_(activation(act).value(v, alpha))
 
 
+def _times_slope_(g: Tensor, v: Tensor, act: str, alpha: float) -> None:
+    """Multiplies g in place by act'(v). Of relu and lrelu, v may be the output just as well.
+
+    PyTorch's own kernels where there are any: on a CPU a torch.where takes twenty times as long.
+    """
+    if act == "linear":
+        pass
+    elif act == "relu":
+        aten.threshold_backward.grad_input(g, v, 0, grad_input=g)
+    elif act == "lrelu":
+        aten.leaky_relu_backward.grad_input(g, v, alpha, False, grad_input=g)
+    elif act == "tanh":
+        aten.tanh_backward.grad_input(g, torch.tanh(v), grad_input=g)
+    elif act == "swish":
+        aten.silu_backward.grad_input(g, v, grad_input=g)
+    else:
+        g.mul_(activation(act).slope(v, alpha))
+
+
+def _clip_gradient_(g: Tensor, y: Tensor, clamp: float) -> None:
+    """Zeroes g in place where y has been clipped."""
+    if clamp >= 0:
+        g.mul_(y.abs() < clamp)
+
+
 def bias_act_grad(
     dy: Tensor,
     x: Tensor | None,
@@ -99,26 +126,25 @@ def bias_act_grad(
 ) -> None:
     known = activation(act)
     dtype = accumulation_dtype(dy.dtype)
+    # One factor, relu's or lrelu's, is rounded once in half precision too: no float32 temporary.
+    exact = gain == 1 and clamp < 0 and known.piecewise_linear
+    g = out if out.dtype == dtype or exact else torch.empty_like(out, dtype=dtype)
+    g.copy_(dy)
     if known.piecewise_linear:
         assert y is not None
         # y has the sign of the pre-activation, gain being positive
-        if act == "linear":
-            dv = dy.to(dtype) * gain
-        elif act == "relu":
-            dv = torch.where(y > 0, dy.to(dtype), 0.0).mul_(gain)
-        else:
-            # scaled as a tensor: torch.where of two Python numbers would round them to float32
-            dv = dy.to(dtype) * gain
-            dv = torch.where(y > 0, dv, dv * alpha)
-        clipped = y
+        _times_slope_(g, y.to(g.dtype), act, alpha)
+        _clip_gradient_(g, y, clamp)
     else:
         assert x is not None
         v = _pre_activation(x, b, dim)
-        dv = known.slope(v, alpha) * dy * gain
-        clipped = known.value(v, alpha) * gain if clamp >= 0 else v
-    if clamp >= 0:
-        dv.masked_fill_(clipped.abs() >= clamp, 0)
-    out.copy_(dv)
+        _times_slope_(g, v, act, alpha)
+        if clamp >= 0:
+            _clip_gradient_(g, known.value(v, alpha) * gain, clamp)
+    if gain != 1:
+        g.mul_(gain)
+    if g is not out:
+        out.copy_(g)
 
 
 def bias_act_grad2(
@@ -140,7 +166,7 @@ def bias_act_grad2(
     v = _pre_activation(x, b, dim)
     dv = known.curvature(v, alpha) * ddx.to(v.dtype) * dy * gain
     if clamp >= 0:
-        dv.masked_fill_((known.value(v, alpha) * gain).abs() >= clamp, 0)
+        _clip_gradient_(dv, known.value(v, alpha) * gain, clamp)
     out.copy_(dv)
 
 
@@ -162,78 +188,60 @@ def upfirdn2d(
     gain: float,
     out: Tensor,
 ) -> None:
-    taps = f if flip else f.flip(list(range(f.dim())))
-    v = x.to(f.dtype)
-    if f.dim() == 1:
-        taps = taps * math.sqrt(gain) if gain >= 0 else taps
-        v = _filter_axis(v, taps, upx, downx, padx0, 3, out.shape[3])
-        v = _filter_axis(v, taps, upy, downy, pady0, 2, out.shape[2])
-        if gain < 0:
-            v = v * gain
-        out.copy_(v)
+    if out.numel() == 0:
         return
-    target = out if out.dtype == f.dtype else torch.empty_like(out, dtype=f.dtype)
-    target.zero_()
-    taps = taps * gain
-    for ky in range(taps.shape[0]):
-        for kx in range(taps.shape[1]):
-            rows = _overlap(x.shape[2], target.shape[2], upy, downy, pady0, ky)
-            columns = _overlap(x.shape[3], target.shape[3], upx, downx, padx0, kx)
-            if rows is not None and columns is not None:
-                target[:, :, rows[0], columns[0]].addcmul_(
-                    v[:, :, rows[1], columns[1]], taps[ky, kx]
-                )
-    if target is not out:
-        out.copy_(target)
+    taps = f if flip else f.flip(list(range(f.dim())))
+    x = x.to(f.dtype)
+    if f.dim() == 1 and len(f) <= 6:
+        taps, f = taps.outer(taps), f.outer(f)  # one pass with few taps beats two
+    if f.dim() == 2:
+        y = _filter(x, taps * gain, (upy, upx), (downy, downx), (pady0, padx0), out.shape[2:])
+    else:
+        rows, columns = taps[:, None], taps[None] * gain
+        y = _filter(x, columns, (1, upx), (1, downx), (0, padx0), (x.shape[2], out.shape[3]))
+        y = _filter(y, rows, (upy, 1), (downy, 1), (pady0, 0), out.shape[2:])
+    out.copy_(y)
 
 
-def _filter_axis(
-    x: Tensor, taps: Tensor, up: int, down: int, pad0: int, axis: int, size: int
+def _filter(
+    x: Tensor,
+    taps: Tensor,
+    up: tuple[int, int],
+    down: tuple[int, int],
+    pad: tuple[int, int],
+    size: Sequence[int],
 ) -> Tensor:
-    """upfirdn along one axis: y[o] = sum_k taps[k] up(x)[o down + k - pad0].
+    """y[o] = sum_k taps[k] up(x)[o down + k - pad] for ``size`` outputs o, pairs being (y, x).
 
-    As a sum over the taps of slices: no zeros are inserted, none multiplied, and nothing is padded.
+    As a convolution of each channel by itself; a transposed one where that inserts the zeros.
     """
-    shape = list(x.shape)
-    shape[axis] = size
-    y = x.new_zeros(shape)
-    for k in range(len(taps)):
-        pair = _overlap(x.shape[axis], size, up, down, pad0, k)
-        if pair is not None:
-            inside = (slice(None),) * axis
-            y[(*inside, pair[0])].addcmul_(x[(*inside, pair[1])], taps[k])
-    return y
-
-
-def _overlap(
-    in_size: int, out_size: int, up: int, down: int, pad0: int, k: int
-) -> tuple[slice, slice] | None:
-    """Which outputs read which inputs through tap k: (slice of the output, slice of the input) or
-    None.
-
-    Output o reads the fine grid at o down + k - pad0, where there is a sample i if that is i up.
-    """
-    shift = k - pad0
-    common = math.gcd(up, down)
-    out_step, in_step = up // common, down // common
-    # the first o in [0, out_step) with (o down + shift) divisible by up
-    first = next((o for o in range(out_step) if (o * down + shift) % up == 0), None)
-    if first is None:
-        return None
-    # o = first + t out_step reads i = i0 + t in_step
-    i0 = (first * down + shift) // up
-    start = max(0, -(i0 // in_step))  # the smallest t with i >= 0
-    stop = min(
-        (out_size - 1 - first) // out_step, (in_size - 1 - i0) // in_step
-    )  # the largest t with both inside
-    if stop < start:
-        return None
-    o, i = first + start * out_step, i0 + start * in_step
-    count = stop - start
-    return (
-        slice(o, o + count * out_step + 1, out_step),
-        slice(i, i + count * in_step + 1, in_step),
-    )
+    channels = x.shape[1]
+    extent = [(o - 1) * d + 1 for o, d in zip(size, down, strict=True)]  # before down
+    if up == (1, 1):
+        after = [
+            e + k - 1 - p - n
+            for e, k, p, n in zip(extent, taps.shape, pad, x.shape[2:], strict=True)
+        ]
+        if tuple(after) != pad or min(pad) < 0:
+            x, pad = F.pad(x, (pad[1], after[1], pad[0], after[0])), (0, 0)
+        weight = taps.expand(channels, 1, *taps.shape)
+        return F.conv2d(x, weight, stride=down, padding=pad, groups=channels)
+    # x[i] reaches full[i up + j] through the reversed taps; y[o] is full[o down + taps - 1 - pad]
+    weight = taps.flip((0, 1)).expand(channels, 1, *taps.shape)
+    cut = [k - 1 - p for k, p in zip(taps.shape, pad, strict=True)]
+    rest = [
+        e - ((n - 1) * u - 2 * c + k)
+        for e, n, u, c, k in zip(extent, x.shape[2:], up, cut, taps.shape, strict=True)
+    ]
+    if min(cut) >= 0 and all(0 <= r < u for r, u in zip(rest, up, strict=True)):
+        full = F.conv_transpose2d(
+            x, weight, stride=up, padding=cut, output_padding=rest, groups=channels
+        )
+    else:
+        full = F.conv_transpose2d(x, weight, stride=up, groups=channels)
+        after = [e + c - n for e, c, n in zip(extent, cut, full.shape[2:], strict=True)]
+        full = F.pad(full, (-cut[1], after[1], -cut[0], after[0]))
+    return full[:, :, :: down[0], :: down[1]]
 
 
 # ------------------------------------------------------------------------------------ instance norm
@@ -244,25 +252,30 @@ def instance_norm_stats(x: Tensor, mean: Tensor, m2: Tensor) -> None:
         _centre(x[n], mean[n], m2[n])
 
 
-def _centre(x: Tensor, mean: Tensor, m2: Tensor) -> Tensor:
-    """Fills mean and m2 [C] from x [C, H, W] in two passes and returns x - mean, in their dtype."""
-    v = x.to(mean.dtype)
-    torch.mean(v, (1, 2), out=mean)
-    centred = v - mean[:, None, None]
-    # The mean is rounded: what it lacks is the mean of the deviations. Without this second look the
-    # variance of data far from zero would be off by the square of that.
-    rest = centred.mean((1, 2))
-    mean += rest
-    centred -= rest[:, None, None]
-    torch.sum(centred.square(), (1, 2), out=m2)
-    return centred
+def _planes(v: Tensor) -> Tensor:
+    """[C] as [C, 1, 1]."""
+    return v[:, None, None]
 
 
-def _per_image(parameter: Tensor | None, n: int) -> Tensor | None:
-    """Row n of [N, C], or [C], as [C, 1, 1]."""
-    if parameter is None:
-        return None
-    return (parameter if parameter.dim() == 1 else parameter[n])[:, None, None]
+def _centre(x: Tensor, mean: Tensor, m2: Tensor) -> tuple[Tensor, Tensor]:
+    """Fills mean and m2 [C] from x [C, H, W]; returns (z, rest) in their dtype, with z - rest = x -
+    mean.
+
+    In two passes, the second of which notices what the rounded mean of the first lacks: without
+    ``rest`` data far from zero would be off by a rounding of their mean.
+    """
+    torch.mean(x, (1, 2), dtype=mean.dtype, out=mean)
+    z = x - _planes(mean)
+    rest = z.mean((1, 2))
+    torch.sum(z.square(), (1, 2), out=m2)
+    m2.addcmul_(rest, rest, value=-x.shape[1] * x.shape[2])
+    mean.add_(rest)
+    return z, rest
+
+
+def _row(parameter: Tensor | None, n: int) -> Tensor | None:
+    """[C] of image n from [N, C], or from [C] that serves all images."""
+    return parameter if parameter is None or parameter.dim() == 1 else parameter[n]
 
 
 def instance_norm_act(
@@ -284,18 +297,16 @@ def instance_norm_act(
     if mean is not None and rstd is not None:
         mean_out.copy_(mean)
         rstd_out.copy_(rstd)
-    count = x.shape[2] * x.shape[3]
     for n in range(x.shape[0]):
+        w, b = _row(weight, n), _row(bias, n)
         if mean is None:
-            z = _centre(x[n], mean_out[n], rstd_out[n])
-            rstd_out[n].div_(count).add_(eps).rsqrt_()
+            z, shift = _centre(x[n], mean_out[n], rstd_out[n])
+            rstd_out[n].div_(x.shape[2] * x.shape[3]).add_(eps).rsqrt_()
         else:
-            z = x[n].to(mean_out.dtype) - mean_out[n][:, None, None]
-        scale = rstd_out[n][:, None, None]
-        w, b = _per_image(weight, n), _per_image(bias, n)
-        z.mul_(scale if w is None else scale * w)
-        if b is not None:
-            z.add_(b)
+            z, shift = x[n] - _planes(mean_out[n]), torch.zeros_like(mean_out[n])
+        scale = rstd_out[n] if w is None else rstd_out[n] * w
+        shift.mul_(-scale)
+        z.mul_(_planes(scale)).add_(_planes(shift if b is None else shift.add_(b)))
         _activate_(z, act, alpha)
         if residual is not None:
             z.add_(residual[n])
@@ -319,24 +330,25 @@ def instance_norm_act_grad(
     dweight: Tensor,
     dbias: Tensor,
 ) -> None:
-    known = activation(act)
     count = x.shape[2] * x.shape[3]
     for n in range(x.shape[0]):
-        xhat = (x[n].to(mean.dtype) - mean[n][:, None, None]).mul_(rstd[n][:, None, None])
-        w, b = _per_image(weight, n), _per_image(bias, n)
-        g = pad_image_adjoint(dy[n : n + 1].to(mean.dtype), pad, pad_mode)[0]
+        w, b = _row(weight, n), _row(bias, n)
+        xhat = (x[n] - _planes(mean[n])).mul_(_planes(rstd[n]))
+        g = torch.empty_like(xhat)
+        g.copy_(pad_image_adjoint(dy[n : n + 1].to(mean.dtype), pad, pad_mode)[0])
         if act != "linear":
-            z = xhat if w is None else xhat * w
-            z = z if b is None else z + b
-            g = known.slope(z, alpha).mul_(g)
+            z = xhat if w is None else xhat * _planes(w)
+            z = z if b is None else z + _planes(b)
+            _times_slope_(g, z, act, alpha)
         torch.sum(g, (1, 2), out=dbias[n])
         torch.sum(g * xhat, (1, 2), out=dweight[n])
+        scale = rstd[n] if w is None else rstd[n] * w
+        g.mul_(_planes(scale))
         if not frozen:
-            g = g - dbias[n][:, None, None] / count
-            g.addcmul_(xhat, dweight[n][:, None, None], value=-1 / count)
-        scale = rstd[n][:, None, None]
-        torch.mul(g, scale if w is None else scale * w, out=g) if not frozen else None
-        dx[n].copy_(g if not frozen else g * (scale if w is None else scale * w))
+            # minus the components along 1 and xhat, which normalisation takes out of x
+            g.sub_(xhat.mul_(_planes(dweight[n] * scale / count)))
+            g.sub_(_planes(dbias[n] * scale / count))
+        dx[n].copy_(g)
 
 
 # ------------------------------------------------------------------------------------ scaled_conv2d

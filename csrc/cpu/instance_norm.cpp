@@ -1,0 +1,269 @@
+// instance_norm_stats and instance_norm_act: cut into chunks of rows, which threads sum, merge and
+// write.
+//
+// x is read twice, y written once. Contiguous tensors: where there are many planes, a thread does both
+// passes over one plane, which its cache still holds; large and few planes are cut into chunks.
+// Channels-last: one pass sums chunks of rows for all channels, another writes. Chunks depend on the
+// shape alone and are merged in order, so results do not depend on the number of threads.
+
+#include <cmath>
+
+#include "loops.h"
+
+namespace pix2gan::cpu {
+namespace {
+
+struct Chunks {
+    int64_t height, rows, count;
+
+    Chunks(int64_t height, int64_t row_elements)
+        : height(height),
+          rows(larger(1, smaller(height, task_elements / larger(row_elements, 1)))),
+          count(ceil_div(height, rows)) {}
+
+    int64_t begin(int64_t chunk) const { return chunk * rows; }
+    int64_t end(int64_t chunk) const { return smaller(begin(chunk) + rows, height); }
+};
+
+// From the exact mean: what rounding it to a float leaves out goes into the shift.
+Affine affine_of(const InstanceNormAct& k, int64_t n, int64_t c, double mean, float rstd) {
+    const float weight = k.weight != nullptr ? k.weight[n * k.weight_image + c] : 1.0f;
+    const float bias = k.bias != nullptr ? k.bias[n * k.bias_image + c] : 0.0f;
+    const float rounded = static_cast<float>(mean), scale = weight * rstd;
+    return {rounded, scale, static_cast<float>(bias - (mean - rounded) * scale)};
+}
+
+float rstd_of(double m2, double count, double eps) {
+    return static_cast<float>(1 / std::sqrt(m2 / count + eps));
+}
+
+// ------------------------------------------------------------------------------ contiguous planes
+
+struct PlaneChunks {
+    InstanceNormLoops loops;
+    Type type;
+    const void* x;
+    int64_t c, w, x_image, x_plane;
+    Chunks chunks;
+
+    template <class Struct>
+    PlaneChunks(const Struct& k, const InstanceNormLoops& loops)
+        : loops(loops),
+          type(k.type),
+          x(k.x),
+          c(k.c),
+          w(k.w),
+          x_image(k.x_image),
+          x_plane(k.x_plane),
+          chunks(k.h, k.w) {}
+
+    const void* plane_at(int64_t plane) const {
+        return at(x, plane / c * x_image + plane % c * x_plane, type);
+    }
+    Moments sum(int64_t plane, int64_t chunk) const {
+        const int64_t first = chunks.begin(chunk), last = chunks.end(chunk);
+        return loops.moments(at(plane_at(plane), first * w, type), (last - first) * w);
+    }
+    Moments sum(int64_t plane) const {
+        Moments m;
+        for (int64_t chunk = 0; chunk < chunks.count; chunk++) m.merge(sum(plane, chunk));
+        return m;
+    }
+};
+
+struct NormalisePlanes {
+    const InstanceNormAct& k;
+    PlaneChunks planes;
+
+    // Returns the exact mean; the rounded statistics go to the outputs.
+    double statistics(int64_t plane, const Moments& m) const {
+        const bool given = k.given_mean != nullptr;
+        const double mean = given ? k.given_mean[plane] : m.mean;
+        k.rstd[plane] = given ? k.given_rstd[plane] : rstd_of(m.m2, m.count, k.eps);
+        k.mean[plane] = static_cast<float>(mean);
+        return mean;
+    }
+
+    void write(int64_t plane, int64_t first, int64_t last, double mean) const {
+        const int64_t out_plane = (k.h + 2 * k.pad) * (k.w + 2 * k.pad);
+        planes.loops.normalise_plane(
+            k, planes.plane_at(plane),
+            k.residual != nullptr ? at(k.residual, plane * k.h * k.w, k.type) : nullptr,
+            at(k.y, plane * out_plane, k.type), first, last,
+            affine_of(k, plane / k.c, plane % k.c, mean, k.rstd[plane]));
+    }
+
+    void operator()(int64_t begin, int64_t end) const {
+        for (int64_t plane = begin; plane < end; plane++) {
+            const Moments m = k.given_mean != nullptr ? Moments() : planes.sum(plane);
+            write(plane, 0, k.h, statistics(plane, m));
+        }
+    }
+};
+
+struct SumPlaneChunks {
+    PlaneChunks planes;
+    Moments* parts;  // [planes, chunks]
+
+    void operator()(int64_t begin, int64_t end) const {
+        for (int64_t i = begin; i < end; i++)
+            parts[i] = planes.sum(i / planes.chunks.count, i % planes.chunks.count);
+    }
+};
+
+struct WritePlaneChunks {
+    NormalisePlanes planes;
+    Chunks chunks;
+    const double* means;  // [planes]
+
+    void operator()(int64_t begin, int64_t end) const {
+        for (int64_t i = begin; i < end; i++) {
+            const int64_t plane = i / chunks.count, chunk = i % chunks.count;
+            planes.write(plane, chunks.begin(chunk), chunks.end(chunk), means[plane]);
+        }
+    }
+};
+
+void normalise_planes(const InstanceNormAct& k, const Workers& workers) {
+    const InstanceNormLoops loops =
+        best_loops().instance_norm(k.type, k.act, k.residual != nullptr);
+    const NormalisePlanes task = {k, PlaneChunks(k, loops)};
+    const Chunks& chunks = task.planes.chunks;
+    const int64_t planes = k.n * k.c;
+    if (planes * k.h * k.w < task_elements / 2) return task(0, planes);
+    if (chunks.count == 1 || planes >= 4 * workers.count) return run(workers, planes, task);
+
+    const bool given = k.given_mean != nullptr;
+    Scratch<double> means(planes);
+    Scratch<Moments> parts(given ? 0 : planes * chunks.count);
+    if (!given) run(workers, planes * chunks.count, SumPlaneChunks{task.planes, parts.get()});
+    for (int64_t plane = 0; plane < planes; plane++) {
+        Moments m;
+        for (int64_t chunk = 0; !given && chunk < chunks.count; chunk++)
+            m.merge(parts[plane * chunks.count + chunk]);
+        means[plane] = task.statistics(plane, m);
+    }
+    run(workers, planes * chunks.count, WritePlaneChunks{task, chunks, means.get()});
+}
+
+// ---------------------------------------------------------------------------------- channels-last
+
+struct SumRows {
+    InstanceNormLoops loops;
+    Type type;
+    const void* x;
+    int64_t c, w;
+    Chunks chunks;
+    float* sums;  // [n, chunks, 3, c]
+
+    void operator()(int64_t begin, int64_t end) const {
+        for (int64_t i = begin; i < end; i++) {
+            const int64_t n = i / chunks.count, chunk = i % chunks.count;
+            const int64_t first = chunks.begin(chunk), last = chunks.end(chunk);
+            loops.sum_pixels(at(x, (n * chunks.height + first) * w * c, type), (last - first) * w, c,
+                             sums + i * 3 * c);
+        }
+    }
+
+    // The mean and m2 [c] of image n.
+    void merge(const Loops& set, int64_t n, double* mean, double* m2) const {
+        for (int64_t i = 0; i < c; i++) mean[i] = m2[i] = 0;
+        for (int64_t chunk = 0; chunk < chunks.count; chunk++)
+            set.merge_sums(sums + (n * chunks.count + chunk) * 3 * c, c,
+                           static_cast<double>((chunks.end(chunk) - chunks.begin(chunk)) * w),
+                           static_cast<double>(chunks.begin(chunk) * w), mean, m2);
+    }
+};
+
+struct WriteRows {
+    const InstanceNormAct& k;
+    InstanceNormLoops loops;
+    Chunks chunks;
+    const float* affine;  // [n, 3, c]
+
+    void operator()(int64_t begin, int64_t end) const {
+        const int64_t image = k.h * k.w * k.c;
+        const int64_t out_image = (k.h + 2 * k.pad) * (k.w + 2 * k.pad) * k.c;
+        for (int64_t i = begin; i < end; i++) {
+            const int64_t n = i / chunks.count, chunk = i % chunks.count;
+            loops.normalise_image(
+                k, at(k.x, n * image, k.type),
+                k.residual != nullptr ? at(k.residual, n * image, k.type) : nullptr,
+                at(k.y, n * out_image, k.type), chunks.begin(chunk), chunks.end(chunk),
+                affine + n * 3 * k.c);
+        }
+    }
+};
+
+void normalise_images(const InstanceNormAct& k, const Workers& workers) {
+    const Loops& set = best_loops_for_channels(k.c);
+    const InstanceNormLoops loops = set.instance_norm(k.type, k.act, k.residual != nullptr);
+    const Chunks chunks(k.h, k.w * k.c);
+    const bool given = k.given_mean != nullptr;
+    Scratch<float> sums(given ? 0 : k.n * chunks.count * 3 * k.c), affine(k.n * 3 * k.c);
+    Scratch<double> moments(2 * k.c);
+    double *mean = moments.get(), *m2 = mean + k.c;
+    const SumRows sum = {loops, k.type, k.x, k.c, k.w, chunks, sums.get()};
+    if (!given) run(workers, k.n * chunks.count, sum);
+    for (int64_t n = 0; n < k.n; n++) {
+        if (!given) sum.merge(set, n, mean, m2);
+        float* a = affine.get() + n * 3 * k.c;
+        for (int64_t c = 0; c < k.c; c++) {
+            const int64_t plane = n * k.c + c;
+            if (given) mean[c] = k.given_mean[plane];
+            k.rstd[plane] = given ? k.given_rstd[plane]
+                                  : rstd_of(m2[c], static_cast<double>(k.h * k.w), k.eps);
+            const Affine one = affine_of(k, n, c, mean[c], k.rstd[plane]);
+            k.mean[plane] = a[c] = one.mean;
+            a[k.c + c] = one.scale;
+            a[2 * k.c + c] = one.shift;
+        }
+    }
+    run(workers, k.n * chunks.count, WriteRows{k, loops, chunks, affine.get()});
+}
+
+struct PlaneMoments {
+    const InstanceNormStats& k;
+    PlaneChunks planes;
+
+    void operator()(int64_t begin, int64_t end) const {
+        for (int64_t plane = begin; plane < end; plane++) {
+            const Moments m = planes.sum(plane);
+            k.mean[plane] = static_cast<float>(m.mean);
+            k.m2[plane] = static_cast<float>(m.m2);
+        }
+    }
+};
+
+}  // namespace
+
+void instance_norm_stats(const InstanceNormStats& k, const Workers& workers) {
+    if (k.n * k.c * k.h * k.w == 0) return;
+    const Loops& set = k.channels_last ? best_loops_for_channels(k.c) : best_loops();
+    const InstanceNormLoops loops = set.instance_norm(k.type, Act::linear, false);
+    if (!k.channels_last)
+        return run(workers, k.n * k.c, PlaneMoments{k, PlaneChunks(k, loops)});
+    const Chunks chunks(k.h, k.w * k.c);
+    Scratch<float> sums(k.n * chunks.count * 3 * k.c);
+    Scratch<double> moments(2 * k.c);
+    double *mean = moments.get(), *m2 = mean + k.c;
+    const SumRows sum = {loops, k.type, k.x, k.c, k.w, chunks, sums.get()};
+    run(workers, k.n * chunks.count, sum);
+    for (int64_t n = 0; n < k.n; n++) {
+        sum.merge(set, n, mean, m2);
+        for (int64_t c = 0; c < k.c; c++) {
+            k.mean[n * k.c + c] = static_cast<float>(mean[c]);
+            k.m2[n * k.c + c] = static_cast<float>(m2[c]);
+        }
+    }
+}
+
+void instance_norm_act(const InstanceNormAct& k, const Workers& workers) {
+    if (k.n * k.c * k.h * k.w == 0) return;
+    if (k.channels_last)
+        normalise_images(k, workers);
+    else
+        normalise_planes(k, workers);
+}
+
+}  // namespace pix2gan::cpu

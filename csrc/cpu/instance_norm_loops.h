@@ -1,0 +1,350 @@
+// Statistics and normalisation of planes and of channels-last images.
+//
+// Sums are taken of x - shift, the shift being the mean of an eighth of the elements. However x is
+// distributed, that is within sqrt(7) deviations of the mean of all, so that at most a factor of 8 of
+// float's precision is lost, be the mean itself a million deviations from 0.
+
+namespace instance_norm_loops {
+
+using activation::Kind;
+
+constexpr int64_t sample_every = 8;
+constexpr int64_t flush_every = 256;  // sums of sums: long ones would gather rounding errors
+
+// ------------------------------------------------------------------------------ contiguous planes
+
+template <class T>
+Moments moments(const void* from, int64_t elements) {
+    const T* x = static_cast<const T*>(from);
+    const int64_t whole = elements / lanes, rest = elements % lanes;
+    const int64_t every = whole >= 8 * sample_every ? sample_every : 1;
+    F sampled = {};
+    int64_t samples = 0;
+    for (int64_t i = 0; i < whole; i += every, samples += lanes) sampled += load(x + i * lanes);
+    if (whole == 0) sampled = load_first(x, rest), samples = rest;
+    const float shift = static_cast<float>(sum_lanes(sampled) / static_cast<double>(samples));
+
+    F total1 = {}, total2 = {};
+    const F k = splat(shift);
+    int64_t i = 0;
+    while (i < whole) {
+        const int64_t stop = smaller(whole, i + 4 * flush_every);
+        F s1[4] = {}, s2[4] = {};
+        for (; i + 4 <= stop; i += 4) {
+            for (int j = 0; j < 4; j += 2) {
+                const Pair v = load_pair(x + (i + j) * lanes);
+                const F d = v.a - k, e = v.b - k;
+                s1[j] += d, s1[j + 1] += e;
+                s2[j] += d * d, s2[j + 1] += e * e;
+            }
+        }
+        for (; i < stop; i++) {
+            const F d = load(x + i * lanes) - k;
+            s1[0] += d;
+            s2[0] += d * d;
+        }
+        total1 += (s1[0] + s1[1]) + (s1[2] + s1[3]);
+        total2 += (s2[0] + s2[1]) + (s2[2] + s2[3]);
+    }
+    if (rest > 0) {
+        F d = load_first(x + whole * lanes, rest) - k;
+        for (int64_t j = rest; j < lanes; j++) d[j] = 0;
+        total1 += d;
+        total2 += d * d;
+    }
+    const double count = static_cast<double>(elements);
+    const double s1 = sum_lanes(total1), m2 = sum_lanes(total2) - s1 * s1 / count;
+    return {count, shift + s1 / count, m2 < 0 ? 0 : m2};
+}
+
+// What turns x into y, one value for a channel or a vector for as many.
+struct Normalise {
+    Act act;
+    float alpha;
+    F mean, scale, shift;
+
+    template <Kind kind>
+    PIX2GAN_INLINE F apply(F x) const {
+        return activation::value<kind>(act, (x - mean) * scale + shift, alpha);
+    }
+};
+
+template <Kind kind, bool with_residual, class T>
+PIX2GAN_INLINE void normalise_vector(const Normalise& f, const T* x, const T* residual, T* y,
+                                     int64_t i) {
+    const F v = f.apply<kind>(load(x + i));
+    store(y + i, with_residual ? v + load(residual + i) : v);
+}
+
+template <Kind kind, bool with_residual, class T>
+PIX2GAN_INLINE void normalise_pair(const Normalise& f, const Normalise& g, const T* x,
+                                   const T* residual, T* y, int64_t i) {
+    const Pair v = load_pair(x + i);
+    Pair out = {f.apply<kind>(v.a), g.apply<kind>(v.b)};
+    if (with_residual) {
+        const Pair r = load_pair(residual + i);
+        out = {out.a + r.a, out.b + r.b};
+    }
+    store_pair(y + i, out);
+}
+
+template <Kind kind, bool with_residual, class T>
+PIX2GAN_INLINE void normalise_span(const Normalise& f, const T* x, const T* residual, T* y,
+                                   int64_t n) {
+    int64_t i = 0;
+    for (; i + 2 * lanes <= n; i += 2 * lanes)
+        normalise_pair<kind, with_residual>(f, f, x, residual, y, i);
+    if (i + lanes <= n) {
+        normalise_vector<kind, with_residual>(f, x, residual, y, i);
+        i += lanes;
+    }
+    if (i == n) return;
+    if (n >= lanes)  // the last vector overlaps the one before it
+        return normalise_vector<kind, with_residual>(f, x, residual, y, n - lanes);
+    const F v = f.apply<kind>(load_first(x, n));
+    store_first(y, with_residual ? v + load_first(residual, n) : v, n);
+}
+
+// The pixel that padded position `to` is copied from; -1: a zero.
+inline int64_t pad_source(Pad mode, int64_t to, int64_t pad, int64_t size) {
+    const int64_t position = to - pad;
+    if (mode == Pad::reflect) return reflect(position, size);
+    if (mode == Pad::replicate) return replicate(position, size);
+    return position >= 0 && position < size ? position : -1;
+}
+
+// Fills the padding that depends on row h of y, once its pixels (of `depth` elements) stand: the ends
+// of the row, and the rows above and below the image that are copies of it.
+template <class T>
+PIX2GAN_OUTLINE void pad_row(const InstanceNormAct& k, T* y, int64_t h, int64_t depth) {
+    const int64_t padded_width = k.w + 2 * k.pad, padded_height = k.h + 2 * k.pad;
+    const int64_t row_elements = padded_width * depth;
+    T* row = y + (h + k.pad) * row_elements;
+    for (int64_t i = 0; i < k.pad; i++) {
+        const int64_t ends[] = {i, padded_width - 1 - i};
+        for (const int64_t to : ends) {
+            const int64_t from = pad_source(k.pad_mode, to, k.pad, k.w);
+            if (depth == 1)
+                row[to] = from < 0 ? T{} : row[from + k.pad];
+            else if (from < 0)
+                __builtin_memset(row + to * depth, 0, depth * sizeof(T));
+            else
+                __builtin_memcpy(row + to * depth, row + (from + k.pad) * depth, depth * sizeof(T));
+        }
+    }
+    if (h > k.pad && h < k.h - 1 - k.pad) return;
+    for (int64_t i = 0; i < k.pad; i++) {
+        const int64_t ends[] = {i, padded_height - 1 - i};
+        for (const int64_t to : ends) {
+            const int64_t from = pad_source(k.pad_mode, to, k.pad, k.h);
+            if (from == h)
+                __builtin_memcpy(y + to * row_elements, row, row_elements * sizeof(T));
+            else if (from < 0 && h == (to < k.pad ? 0 : k.h - 1))
+                __builtin_memset(y + to * row_elements, 0, row_elements * sizeof(T));
+        }
+    }
+}
+
+template <Kind kind, bool with_residual, class T>
+void normalise_plane(const InstanceNormAct& k, const void* from, const void* added, void* to,
+                     int64_t first, int64_t last, const Affine& affine) {
+    const T *x = static_cast<const T*>(from), *residual = static_cast<const T*>(added);
+    T* y = static_cast<T*>(to);
+    const Normalise f = {k.act, k.alpha, splat(affine.mean), splat(affine.scale),
+                         splat(affine.shift)};
+    const int64_t w = k.w, pad = k.pad;
+    // Without padding the rows are one span.
+    const int64_t rows = pad == 0 ? last - first : 1, span = rows * w;
+    for (int64_t h = first; h < last; h += rows) {
+        normalise_span<kind, with_residual>(f, x + h * w, with_residual ? residual + h * w : nullptr,
+                                            y + (h + pad) * (w + 2 * pad) + pad, span);
+        if (pad > 0) pad_row(k, y, h, 1);
+    }
+}
+
+// ---------------------------------------------------------------------------------- channels-last
+
+// Calls block.run<pairs>(c), pairs of vectors of channels from c on, or block.run_one(c), one vector,
+// so that they cover [0, channels); the last may overlap the one before it. There are at least as many
+// channels as lanes.
+template <class Block>
+PIX2GAN_INLINE void for_channels(int64_t channels, const Block& block) {
+    int64_t c = 0;
+    for (; c + 4 * lanes <= channels; c += 4 * lanes) block.template run<2>(c);
+    for (; c + 2 * lanes <= channels; c += 2 * lanes) block.template run<1>(c);
+    if (c == channels) return;
+    if (c > 0) return block.template run<1>(channels - 2 * lanes);
+    block.run_one(0);
+    if (channels > lanes) block.run_one(channels - lanes);
+}
+
+// Loads and stores of `count` vectors: pairs, or a single one.
+template <class T, int count>
+struct Vectors {
+    F v[count];
+
+    PIX2GAN_INLINE static Vectors load_from(const T* from) {
+        Vectors out;
+        if (count == 1) out.v[0] = load(from);
+        for (int j = 0; j + 1 < count; j += 2) {
+            const Pair p = load_pair(from + j * lanes);
+            out.v[j] = p.a, out.v[j + 1] = p.b;
+        }
+        return out;
+    }
+    PIX2GAN_INLINE static Vectors load_floats(const float* from) {
+        Vectors out;
+        if (count == 1) out.v[0] = load(from);
+        for (int j = 0; j + 1 < count; j += 2) {
+            const Pair p = load_pair_as<T>(from + j * lanes);
+            out.v[j] = p.a, out.v[j + 1] = p.b;
+        }
+        return out;
+    }
+    PIX2GAN_INLINE void store_floats(float* to) const {
+        if (count == 1) store(to, v[0]);
+        for (int j = 0; j + 1 < count; j += 2) store_pair_as<T>(to + j * lanes, {v[j], v[j + 1]});
+    }
+    PIX2GAN_INLINE void store_to(T* to) const {
+        if (count == 1) store(to, v[0]);
+        for (int j = 0; j + 1 < count; j += 2) store_pair(to + j * lanes, {v[j], v[j + 1]});
+    }
+};
+
+template <class T>
+struct SumBlock {
+    const T* x;
+    int64_t pixels, channels;
+    float* sums;
+
+    template <int pairs>
+    PIX2GAN_INLINE void run(int64_t c) const {
+        sum<2 * pairs>(c);
+    }
+    PIX2GAN_INLINE void run_one(int64_t c) const { sum<1>(c); }
+
+    template <int count>
+    PIX2GAN_INLINE void sum(int64_t c) const {
+        using V = Vectors<T, count>;
+        const int64_t every = pixels >= 8 * sample_every ? sample_every : 1;
+        const float share = 1.0f / static_cast<float>(ceil_div(pixels, every));
+        V k = {}, total1 = {}, total2 = {};
+        for (int64_t i = 0; i < pixels; i += every) {
+            const V v = V::load_from(x + i * channels + c);
+            for (int j = 0; j < count; j++) k.v[j] += v.v[j];
+        }
+        for (int j = 0; j < count; j++) k.v[j] *= share;
+        for (int64_t i = 0; i < pixels;) {
+            const int64_t stop = smaller(pixels, i + flush_every);
+            V s1 = {}, s2 = {};
+            for (; i < stop; i++) {
+                const V v = V::load_from(x + i * channels + c);
+                for (int j = 0; j < count; j++) {
+                    const F d = v.v[j] - k.v[j];
+                    s1.v[j] += d;
+                    s2.v[j] += d * d;
+                }
+            }
+            for (int j = 0; j < count; j++) total1.v[j] += s1.v[j], total2.v[j] += s2.v[j];
+        }
+        k.store_floats(sums + c);
+        total1.store_floats(sums + channels + c);
+        total2.store_floats(sums + 2 * channels + c);
+    }
+};
+
+template <class T>
+void sum_pixels(const void* x, int64_t pixels, int64_t channels, float* sums) {
+    for_channels(channels, SumBlock<T>{static_cast<const T*>(x), pixels, channels, sums});
+}
+
+inline void merge_sums(const float* sums, int64_t channels, double pixels, double count,
+                       double* mean, double* m2) {
+    const double share = pixels / (count + pixels), both = count * share, each = 1 / pixels;
+    const float *shift = sums, *sum1 = sums + channels, *sum2 = sums + 2 * channels;
+    for (int64_t c = 0; c < channels; c++) {
+        const double s1 = sum1[c], own = sum2[c] - s1 * s1 * each;
+        const double delta = shift[c] + s1 * each - mean[c];
+        mean[c] += delta * share;
+        m2[c] += (own < 0 ? 0 : own) + delta * delta * both;
+    }
+}
+
+template <Kind kind, bool with_residual, class T>
+struct NormaliseBlock {
+    const InstanceNormAct& k;
+    const T *x, *residual;
+    T* y;
+    const float* affine;
+
+    template <int pairs>
+    PIX2GAN_INLINE void run(int64_t c) const {
+        normalise<2 * pairs>(c);
+    }
+    PIX2GAN_INLINE void run_one(int64_t c) const { normalise<1>(c); }
+
+    template <int count>
+    PIX2GAN_INLINE void normalise(int64_t c) const {
+        using V = Vectors<T, count>;
+        const int64_t pixels = k.w, channels = k.c;
+        const Act act = k.act;
+        const float alpha = k.alpha;
+        const V mean = V::load_floats(affine + c), scale = V::load_floats(affine + channels + c),
+                shift = V::load_floats(affine + 2 * channels + c);
+        for (int64_t i = 0; i < pixels; i++) {
+            V v = V::load_from(x + i * channels + c);
+            for (int j = 0; j < count; j++) {
+                const F affine = (v.v[j] - mean.v[j]) * scale.v[j] + shift.v[j];
+                v.v[j] = activation::value<kind>(act, affine, alpha);
+            }
+            if (with_residual) {
+                const V r = V::load_from(residual + i * channels + c);
+                for (int j = 0; j < count; j++) v.v[j] += r.v[j];
+            }
+            v.store_to(y + i * channels + c);
+        }
+    }
+};
+
+template <Kind kind, bool with_residual, class T>
+void normalise_image(const InstanceNormAct& k, const void* from, const void* added, void* to,
+                     int64_t first, int64_t last, const float* affine) {
+    const T *x = static_cast<const T*>(from), *residual = static_cast<const T*>(added);
+    T* y = static_cast<T*>(to);
+    for (int64_t h = first; h < last; h++) {
+        const int64_t at = h * k.w * k.c;
+        T* row = y + ((h + k.pad) * (k.w + 2 * k.pad) + k.pad) * k.c;
+        for_channels(k.c, NormaliseBlock<kind, with_residual, T>{
+                              k, x + at, with_residual ? residual + at : nullptr, row, affine});
+        if (k.pad > 0) pad_row(k, y, h, k.c);
+    }
+}
+
+// ------------------------------------------------------------------------------------------ tables
+
+template <Kind kind, bool with_residual, class T>
+InstanceNormLoops loops() {
+    return {moments<T>, normalise_plane<kind, with_residual, T>, sum_pixels<T>,
+            normalise_image<kind, with_residual, T>};
+}
+
+template <Kind kind, bool with_residual>
+InstanceNormLoops for_type(Type type) {
+    if (type == Type::float32) return loops<kind, with_residual, float>();
+    if (type == Type::bfloat16) return loops<kind, with_residual, bfloat16>();
+    return loops<kind, with_residual, float16>();
+}
+
+template <bool with_residual>
+InstanceNormLoops for_act(Type type, Act act) {
+    if (act == Act::linear) return for_type<activation::linear, with_residual>(type);
+    if (act == Act::relu) return for_type<activation::relu, with_residual>(type);
+    if (act == Act::lrelu) return for_type<activation::lrelu, with_residual>(type);
+    return for_type<activation::any, with_residual>(type);
+}
+
+inline InstanceNormLoops find(Type type, Act act, bool with_residual) {
+    return with_residual ? for_act<true>(type, act) : for_act<false>(type, act);
+}
+
+}  // namespace instance_norm_loops

@@ -1,0 +1,28 @@
+// All loops for one instruction set. Included by isa_*.cpp, each of which defines
+//   PIX2GAN_ISA    a namespace, for everything here exists once per instruction set
+//   PIX2GAN_LANES  floats in a vector
+//   PIX2GAN_LEVEL  which intrinsics vector.h may use
+// and has told the compiler by a pragma to use the instruction set for what follows. Whatever comes
+// from outside (the standard library, tasks.h) was included before that pragma, so that no function
+// that other files share is compiled for a processor that the machine may lack.
+
+#define PIX2GAN_STRING_OF(name) #name
+#define PIX2GAN_STRING(name) PIX2GAN_STRING_OF(name)
+
+namespace pix2gan::cpu::PIX2GAN_ISA {
+
+#include "vector.h"
+// vector.h comes first: the others use it.
+#include "../activation.h"
+#include "bias_act_loops.h"
+#include "instance_norm_loops.h"
+
+extern const Loops table = {
+    PIX2GAN_STRING(PIX2GAN_ISA),
+    lanes,
+    bias_act_loops::find,
+    instance_norm_loops::find,
+    instance_norm_loops::merge_sums,
+};
+
+}  // namespace pix2gan::cpu::PIX2GAN_ISA

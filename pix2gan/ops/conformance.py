@@ -1,0 +1,399 @@
+"""What a backend must satisfy, on any device: ``check("mine", "cuda")``.
+
+Each primitive runs on every case of ``pix2gan.ops.cases``, in every dtype and memory format, and is
+compared with the reference backend in float64:
+
+- float32 (and what is float32 in a half-precision call, as statistics) within the defaults of
+  ``torch.testing`` or twice the float32 reference's own largest error, whichever is larger;
+- float16 and bfloat16 within twice the largest error of the reference in the same precision;
+- float64, where a backend has it, within the defaults of ``torch.testing``.
+
+The outputs lie between sentinels, which must survive, aligned and unaligned, and are poisoned
+before: two runs over two poisons must agree bit for bit, so that nothing is left unwritten, nothing
+is read from an output before it is written, and nothing depends on the order of threads. Inputs
+must come out as they went in. Then the public ops run forward, backward and twice backward on top.
+"""
+
+from __future__ import annotations
+
+import math
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+import pix2gan.ops as public
+from pix2gan.errors import BackendError
+from pix2gan.ops import dispatch
+from pix2gan.ops.cases import DATA_ARGUMENTS, Case, OpCase, cases, op_cases
+
+
+__all__ = ["OPS", "Result", "cases", "check", "failures", "op_cases", "table"]
+
+OPS = ("bias_act", "upfirdn2d", "instance_norm_act", "modulated_conv2d")
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+Status = Literal["passed", "failed", "unsupported"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """One check. ``unsupported``: the backend says that it does not take this, and forcing it raises."""
+
+    subject: str  # a primitive, or an op
+    case: str
+    dtype: torch.dtype
+    layout: str
+    status: Status
+    message: str = ""
+
+
+def failures(results: Sequence[Result]) -> list[Result]:
+    """The results that are failures."""
+    return [r for r in results if r.status == "failed"]
+
+
+def table(results: Sequence[Result]) -> str:
+    """A row for each subject and dtype: how many passed, failed, and are not supported."""
+    counts: dict[tuple[str, str], dict[str, int]] = {}
+    for r in results:
+        row = counts.setdefault((r.subject, str(r.dtype).removeprefix("torch.")), {})
+        row[r.status] = row.get(r.status, 0) + 1
+    lines = [f"{'':24}{'dtype':10}{'passed':>8}{'failed':>8}{'unsupported':>13}"]
+    for (subject, dtype), row in counts.items():
+        passed, failed, unsupported = (row.get(s, 0) for s in ("passed", "failed", "unsupported"))
+        lines.append(f"{subject:24}{dtype:10}{passed:8}{failed:8}{unsupported:13}")
+    return "\n".join(lines)
+
+
+def check(
+    backend: str,
+    device: torch.device | str = "cpu",
+    dtypes: Sequence[torch.dtype] = DTYPES,
+    *,
+    subjects: Sequence[str] | None = None,
+) -> list[Result]:
+    """Checks a registered backend.
+
+    ``subjects`` are primitives and ops to check, by default all of them. A backend need not implement
+    every primitive nor take every dtype; what it does not is reported as unsupported. Raises
+    ``BackendError`` where the backend is unknown or cannot run.
+    """
+    module = dispatch.load_backend(backend)
+    unknown = set(subjects or ()) - {*DATA_ARGUMENTS, *OPS}
+    if unknown:
+        raise ValueError(f"there is no primitive or op {sorted(unknown)[0]!r} to check")
+    wanted = (*DATA_ARGUMENTS, *OPS) if subjects is None else subjects
+    results: list[Result] = []
+    for subject in dict.fromkeys(wanted):
+        for dtype in dtypes:
+            if subject in DATA_ARGUMENTS:
+                for case in cases(subject):
+                    results.extend(_check_primitive(backend, module, case, dtype, device))
+            if subject in OPS:
+                for op_case in op_cases(subject):
+                    results.extend(_check_op(backend, op_case, dtype, device))
+    return results
+
+
+# --------------------------------------------------------------------------------------- primitives
+
+
+class _Wrong(Exception):
+    """A check that is not met; the message says which."""
+
+
+def _check_primitive(
+    backend: str, module: Any, case: Case, dtype: torch.dtype, device: torch.device | str
+) -> Iterator[Result]:
+    exact = _reference(case, case.cast(dtype), torch.float64)
+    allowed = _tolerances(case, dtype, exact)
+    for layout, arrange in _LAYOUTS.items():
+        args = arrange(case, case.cast(dtype, device))
+        if args is None:
+            continue
+        if layout == "expanded":
+            plain = tuple(a.to("cpu") if isinstance(a, Tensor) else a for a in args)
+            exact = _reference(case, plain, torch.float64)
+            allowed = _tolerances(case, dtype, exact, plain)
+        status: Status = "passed"
+        message = ""
+        try:
+            if _supports(module, case.primitive, args):
+                _run(getattr(module, case.primitive), case, args, exact, allowed)
+            else:
+                status = "unsupported"
+                _refuses(backend, case, args)
+        except _Wrong as wrong:
+            status, message = "failed", str(wrong)
+        except Exception:  # a backend may fail in any way: that is a result
+            status, message = "failed", traceback.format_exc(limit=-3).strip()
+        yield Result(case.primitive, case.label, dtype, layout, status, message)
+
+
+def _supports(module: Any, primitive: str, args: tuple[Any, ...]) -> bool:
+    if not hasattr(module, primitive):
+        return False
+    supports = getattr(module, "supports", None)
+    return supports is None or bool(supports(primitive, *args))
+
+
+def _refuses(backend: str, case: Case, args: tuple[Any, ...]) -> None:
+    """The op, with the backend forced, must raise rather than compute by other means."""
+    with public.use_backend(backend):
+        try:
+            getattr(torch.ops.pix2gan, case.primitive)(*args)
+        except BackendError:
+            return
+    raise _Wrong("it is not supported, but forcing the backend raised no BackendError")
+
+
+def _run(
+    function: Callable[..., None],
+    case: Case,
+    args: tuple[Any, ...],
+    exact: list[Tensor],
+    allowed: list[Tensor],
+) -> None:
+    before = [a.clone() if isinstance(a, Tensor) else a for a in args]
+    first = None
+    for offset, poison in ((64, math.nan), (64, -7.0), (61, math.nan)):
+        buffers = [
+            _Guarded(out, offset, poison) for out in dispatch.allocate(case.primitive, *args)
+        ]
+        function(*args, *(g.view for g in buffers))
+        for index, guarded in enumerate(buffers):
+            guarded.check(f"output {index}")
+        outs = [g.view for g in buffers]
+        if first is not None and offset == 64:
+            for index, (a, b) in enumerate(zip(first, outs, strict=True)):
+                if not torch.equal(a, b):
+                    raise _Wrong(
+                        f"output {index}: a second run differs in {int((a != b).sum())} elements "
+                        "(not all are written, or the result depends on what was there)"
+                    )
+            continue
+        first = outs if first is None else first
+        for index, (out, want, tolerance) in enumerate(zip(outs, exact, allowed, strict=True)):
+            _compare(out, want, tolerance, f"output {index}")
+    for index, (a, b) in enumerate(zip(before, args, strict=True)):
+        if isinstance(a, Tensor) and not torch.equal(a, b):
+            raise _Wrong(f"argument {index} has been changed")
+
+
+class _Guarded:
+    """A tensor with the strides of another one in the midst of a larger buffer of sentinels."""
+
+    def __init__(self, like: Tensor, offset: int, poison: float) -> None:
+        self.offset, self.count = offset, like.numel()
+        self.buffer = torch.full((offset + self.count + 64,), 12345.0).to(like.dtype)
+        self.sentinel = self.buffer[0].clone()
+        self.buffer[offset : offset + self.count] = poison
+        self.buffer = self.buffer.to(like.device)
+        self.sentinel = self.sentinel.to(like.device)
+        self.view = self.buffer.as_strided(like.shape, like.stride(), offset)
+        self.shape, self.strides, self.address = like.shape, like.stride(), self.view.data_ptr()
+
+    def check(self, name: str) -> None:
+        if (
+            self.view.shape != self.shape
+            or self.view.stride() != self.strides
+            or self.view.data_ptr() != self.address
+        ):
+            raise _Wrong(f"{name}: its shape, strides or memory have been changed")
+        margins = (self.buffer[: self.offset], self.buffer[self.offset + self.count :])
+        touched = sum(int((m != self.sentinel).sum()) for m in margins)
+        if touched:
+            raise _Wrong(f"{name}: {touched} elements outside of it have been written")
+
+
+def _compare(out: Tensor, exact: Tensor, allowed: Tensor, name: str) -> None:
+    error = (out.to("cpu", torch.float64) - exact).abs()
+    bad = ~(error <= allowed)  # NaN is bad as well
+    if bad.any():
+        excess = torch.where(bad, torch.nan_to_num(error / allowed, nan=math.inf), 0.0)
+        worst = int(excess.argmax())
+        raise _Wrong(
+            f"{name}: {int(bad.sum())} of {bad.numel()} elements are off; the worst, number {worst}, "
+            f"is {float(out.flatten()[worst])} for {float(exact.flatten()[worst])} "
+            f"(allowed: {float(allowed.flatten()[worst]):.3g})"
+        )
+
+
+def _reference(case: Case, args: tuple[Any, ...], dtype: torch.dtype) -> list[Tensor]:
+    """The reference's outputs, computed with tensors of ``dtype`` (float64) or as they are."""
+    if dtype == torch.float64:
+        args = tuple(a.double() if isinstance(a, Tensor) else a for a in args)
+    outs = dispatch.allocate(case.primitive, *args)
+    getattr(dispatch.load_backend(dispatch.LAST_RESORT), case.primitive)(*args, *outs)
+    return [out.double() for out in outs] if dtype == torch.float64 else list(outs)
+
+
+def _tolerances(
+    case: Case, dtype: torch.dtype, exact: list[Tensor], args: tuple[Any, ...] | None = None
+) -> list[Tensor]:
+    same = _reference(case, case.cast(dtype) if args is None else args, dtype)
+    return [_tolerance(out, want) for out, want in zip(same, exact, strict=True)]
+
+
+def _tolerance(reference: Tensor, exact: Tensor) -> Tensor:
+    """The error allowed, by element, to an output that the reference computes in the same dtype."""
+    error = (reference.double() - exact).abs()
+    twice = 2 * float(error.max()) if error.numel() else 0.0
+    if reference.dtype == torch.float64:
+        return 1e-7 + 1e-7 * exact.abs()
+    if reference.dtype == torch.float32:
+        return (1e-5 + 1.3e-6 * exact.abs()).clamp(min=twice)
+    # Half a unit in the last place is what rounding costs, even where the reference was lucky.
+    limits = torch.finfo(reference.dtype)
+    return (0.5 * limits.eps * exact.abs() + limits.smallest_normal * limits.eps).clamp(min=twice)
+
+
+# ------------------------------------------------------------------------------------------ layouts
+
+
+def _map_data(
+    case: Case, args: tuple[Any, ...], change: Callable[[int, Tensor], Tensor]
+) -> tuple[Any, ...]:
+    """``args`` with the k-th data tensor replaced by ``change(k, tensor)``."""
+    numbers = {position: k for k, position in enumerate(DATA_ARGUMENTS[case.primitive])}
+    return tuple(
+        change(numbers[i], a) if i in numbers and isinstance(a, Tensor) else a
+        for i, a in enumerate(args)
+    )
+
+
+def _contiguous(case: Case, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    return args
+
+
+def _channels_last(case: Case, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    if not any(isinstance(a, Tensor) and a.dim() == 4 for a in args):
+        return None
+    return _map_data(
+        case,
+        args,
+        lambda k, t: t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t,
+    )
+
+
+def _mixed(case: Case, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """Every second data tensor is channels-last, as where a gradient arrives in the other format."""
+    data = [args[i] for i in DATA_ARGUMENTS[case.primitive] if isinstance(args[i], Tensor)]
+    if len(data) < 2 or data[0].dim() != 4:
+        return None
+    return _map_data(
+        case,
+        args,
+        lambda k, t: (
+            t.contiguous(memory_format=torch.channels_last) if k % 2 and t.dim() == 4 else t
+        ),
+    )
+
+
+def _strided(case: Case, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """Slices of larger tensors, which are NaN everywhere else."""
+
+    def embed(k: int, t: Tensor) -> Tensor:
+        if t.dim() == 0:
+            return t
+        larger = t.new_full([2 * n + 3 for n in t.shape], math.nan)
+        view = larger[tuple(slice(1, 1 + n) for n in t.shape)]
+        if t.dim() == 4 and k % 2 == 0:
+            view = larger[:, :, 1 : 1 + t.shape[2], 2 : 2 + 2 * t.shape[3] : 2]
+            view = view[1 : 1 + t.shape[0], 1 : 1 + t.shape[1]]
+        return view.copy_(t)
+
+    return _map_data(case, args, embed)
+
+
+def _expanded(case: Case, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """The first data tensor, a gradient in the primitives that take one, has strides of 0."""
+    gradients = ("bias_act_grad", "bias_act_grad2", "instance_norm_act_grad")
+    if case.primitive not in gradients:
+        return None
+    return _map_data(case, args, lambda k, t: t.new_full((), 0.75).expand(t.shape) if k == 0 else t)
+
+
+_LAYOUTS: dict[str, Callable[[Case, tuple[Any, ...]], tuple[Any, ...] | None]] = {
+    "contiguous": _contiguous,
+    "channels_last": _channels_last,
+    "mixed": _mixed,
+    "strided": _strided,
+    "expanded": _expanded,
+}
+
+
+# ---------------------------------------------------------------------------------------------- ops
+
+
+def _check_op(
+    backend: str, case: OpCase, dtype: torch.dtype, device: torch.device | str
+) -> Iterator[Result]:
+    """Forward, first and second derivative of a public op, and the strides of what comes out."""
+    tensors = case.cast(dtype)
+    with public.use_backend(dispatch.LAST_RESORT):
+        exact = _derivatives(case, {name: t.double() for name, t in tensors.items()})
+        same = _derivatives(case, tensors)
+    allowed = [_tolerance(a, b) for a, b in zip(same, exact, strict=True)]
+    for layout in ("contiguous", "channels_last"):
+        memory_format = getattr(torch, "contiguous_format" if layout == "contiguous" else layout)
+        placed = {
+            name: t.to(device=device).contiguous(memory_format=memory_format)
+            if t.dim() == 4
+            else t.to(device=device)
+            for name, t in tensors.items()
+        }
+        status: Status = "passed"
+        message = ""
+        try:
+            with public.use_backend(f"{backend},{dispatch.LAST_RESORT}"):
+                outs = _derivatives(case, placed)
+            expected_format = torch.channels_last if _is_channels_last(placed["x"]) else None
+            y = outs[0]
+            if not y.is_contiguous(memory_format=expected_format or torch.contiguous_format):
+                raise _Wrong(f"the output has the strides {y.stride()} for x in {layout}")
+            for index, (out, want, tolerance) in enumerate(zip(outs, exact, allowed, strict=True)):
+                name = "y" if index == 0 else f"derivative {index}"
+                if out.dtype != same[index].dtype:
+                    raise _Wrong(f"{name} is {out.dtype}, not {same[index].dtype}")
+                _compare(out, want, tolerance, name)
+        except _Wrong as wrong:
+            status, message = "failed", str(wrong)
+        except Exception:
+            status, message = "failed", traceback.format_exc(limit=-3).strip()
+        yield Result(case.op, case.label, dtype, layout, status, message)
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    return (
+        x.dim() == 4
+        and not x.is_contiguous()
+        and x.is_contiguous(memory_format=torch.channels_last)
+    )
+
+
+def _derivatives(case: OpCase, tensors: dict[str, Tensor]) -> list[Tensor]:
+    """y, the gradients of <y, r> and those of <the gradients, r'>, for fixed random r and r'."""
+    leaves = {name: t.detach() for name, t in tensors.items()}
+    wanted = [leaves[name].requires_grad_() for name in case.differentiable]
+    y = getattr(public, case.op)(**leaves, **case.options)
+    generator = torch.Generator().manual_seed(0)
+
+    def random_like(t: Tensor) -> Tensor:
+        r = torch.randn(t.shape, generator=generator, dtype=torch.float64)
+        return r.to(t.device, t.dtype)
+
+    if not y.requires_grad:
+        return [y]
+    weight = random_like(y).requires_grad_()
+    first = torch.autograd.grad(y, wanted, weight, create_graph=True, allow_unused=True)
+    used = [g for g in first if g is not None and g.requires_grad]
+    outs = [y.detach(), *(g.detach() for g in first if g is not None)]
+    second = torch.autograd.grad(
+        used, [*wanted, weight], [random_like(g) for g in used], allow_unused=True
+    )
+    return outs + [g for g in second if g is not None]
