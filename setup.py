@@ -84,7 +84,7 @@ def check_tools() -> None:
     """Fail early, in words, where BuildExtension would print pages."""
     if TORCH_PROBLEM:
         raise RuntimeError(TORCH_PROBLEM)
-    compiler = os.environ.get("CXX", "c++").split()[0]
+    compiler = (os.environ.get("CXX") or "c++").split()[0]
     if shutil.which(compiler) is None:
         raise RuntimeError(f"there is no C++ compiler: {compiler} is not on PATH")
 

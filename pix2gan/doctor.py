@@ -33,7 +33,7 @@ def report() -> str:
         ("python", f"{platform.python_version()} on {platform.platform()}"),
         *((name, _version(name)) for name in _LIBRARIES),
         *_devices(),
-        ("compiler", _first_line(os.environ.get("CXX", "c++"))),
+        ("compiler", _first_line((os.environ.get("CXX") or "c++").split()[0])),
         ("ninja", _first_line("ninja")),
         *_backends(),
         *_bundled_models(),

@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 needs_compiler = pytest.mark.skipif(
-    shutil.which(os.environ.get("CXX", "c++").split()[0]) is None, reason="no C++ compiler"
+    shutil.which((os.environ.get("CXX") or "c++").split()[0]) is None, reason="no C++ compiler"
 )
 BACKENDS = Path("pix2gan/ops/backends")
 

@@ -113,35 +113,38 @@ inline int64_t pad_source(Pad mode, int64_t to, int64_t pad, int64_t size) {
     return position >= 0 && position < size ? position : -1;
 }
 
-// Fills the padding that depends on row h of y, once its pixels (of `depth` elements) stand: the ends
-// of the row, and the rows above and below the image that are copies of it.
+// Fills the padding that depends on rows [first, last) of y, once their pixels (of `depth` elements)
+// stand: the ends of the rows, and the rows above and below the image that are copies of them.
 template <class T>
-PIX2GAN_OUTLINE void pad_row(const InstanceNormAct& k, T* y, int64_t h, int64_t depth) {
-    const int64_t padded_width = k.w + 2 * k.pad, padded_height = k.h + 2 * k.pad;
-    const int64_t row_elements = padded_width * depth;
-    T* row = y + (h + k.pad) * row_elements;
-    for (int64_t i = 0; i < k.pad; i++) {
-        const int64_t ends[] = {i, padded_width - 1 - i};
-        for (const int64_t to : ends) {
-            const int64_t from = pad_source(k.pad_mode, to, k.pad, k.w);
-            if (depth == 1)
-                row[to] = from < 0 ? T{} : row[from + k.pad];
-            else if (from < 0)
+PIX2GAN_OUTLINE void pad_rows(const InstanceNormAct& k, T* y, int64_t first, int64_t last,
+                              int64_t depth) {
+    const int64_t pad = k.pad, padded_width = k.w + 2 * pad, row_elements = padded_width * depth;
+    T *begin = y + (first + pad) * row_elements, *end = y + (last + pad) * row_elements;
+    for (int64_t i = 0; i < 2 * pad; i++) {
+        const int64_t to = i < pad ? i : k.w + i;
+        const int64_t from = pad_source(k.pad_mode, to, pad, k.w) + pad;
+        const bool zero = k.pad_mode == Pad::zeros;
+        if (depth == 1) {
+            for (T* row = begin; row < end; row += row_elements) row[to] = zero ? T{} : row[from];
+        } else if (zero) {
+            for (T* row = begin; row < end; row += row_elements)
                 __builtin_memset(row + to * depth, 0, depth * sizeof(T));
-            else
-                __builtin_memcpy(row + to * depth, row + (from + k.pad) * depth, depth * sizeof(T));
+        } else {
+            for (T* row = begin; row < end; row += row_elements)
+                __builtin_memcpy(row + to * depth, row + from * depth, depth * sizeof(T));
         }
     }
-    if (h > k.pad && h < k.h - 1 - k.pad) return;
-    for (int64_t i = 0; i < k.pad; i++) {
-        const int64_t ends[] = {i, padded_height - 1 - i};
-        for (const int64_t to : ends) {
-            const int64_t from = pad_source(k.pad_mode, to, k.pad, k.h);
-            if (from == h)
-                __builtin_memcpy(y + to * row_elements, row, row_elements * sizeof(T));
-            else if (from < 0 && h == (to < k.pad ? 0 : k.h - 1))
-                __builtin_memset(y + to * row_elements, 0, row_elements * sizeof(T));
-        }
+    for (int64_t i = 0; i < 2 * pad; i++) {
+        const int64_t to = i < pad ? i : k.h + i;
+        int64_t from = pad_source(k.pad_mode, to, pad, k.h);
+        const bool zero = from < 0;
+        if (zero) from = i < pad ? 0 : k.h - 1;  // whose chunk sees to it
+        if (from < first || from >= last) continue;
+        T* row = y + to * row_elements;
+        if (zero)
+            __builtin_memset(row, 0, row_elements * sizeof(T));
+        else
+            __builtin_memcpy(row, y + (from + pad) * row_elements, row_elements * sizeof(T));
     }
 }
 
@@ -158,8 +161,8 @@ void normalise_plane(const InstanceNormAct& k, const void* from, const void* add
     for (int64_t h = first; h < last; h += rows) {
         normalise_span<kind, with_residual>(f, x + h * w, with_residual ? residual + h * w : nullptr,
                                             y + (h + pad) * (w + 2 * pad) + pad, span);
-        if (pad > 0) pad_row(k, y, h, 1);
     }
+    if (pad > 0) pad_rows(k, y, first, last, 1);
 }
 
 // ---------------------------------------------------------------------------------- channels-last
@@ -316,8 +319,8 @@ void normalise_image(const InstanceNormAct& k, const void* from, const void* add
         T* row = y + ((h + k.pad) * (k.w + 2 * k.pad) + k.pad) * k.c;
         for_channels(k.c, NormaliseBlock<kind, with_residual, T>{
                               k, x + at, with_residual ? residual + at : nullptr, row, affine});
-        if (k.pad > 0) pad_row(k, y, h, k.c);
     }
+    if (k.pad > 0) pad_rows(k, y, first, last, k.c);
 }
 
 // ------------------------------------------------------------------------------------------ tables

@@ -2,7 +2,8 @@
 
 Three ways to draw, each with settings that can be jittered from sample to sample:
 
-- ``canny``: thin edges (Canny, "A computational approach to edge detection", 1986), sometimes thickened;
+- ``canny``: thin edges (Canny, "A computational approach to edge detection", 1986), sometimes
+  thickened;
 - ``xdog``: soft pencil lines (Winnemöller et al., "XDoG", 2012);
 - ``strokes``: few, long, simplified and slightly trembling lines, which is how people draw.
 

@@ -21,7 +21,7 @@ _OVERSAMPLING = 4
 
 @dataclass(frozen=True)
 class Curve:
-    """The pen passes through the points: smoothly (Catmull-Rom), or straight from one to the next."""
+    """The pen passes through the points: smoothly (Catmull-Rom), or in straight lines."""
 
     points: tuple[Point, ...]
     smooth: bool = True

@@ -5,7 +5,8 @@ compared with the reference backend in float64:
 
 - float32 (and what is float32 in a half-precision call, as statistics) within the defaults of
   ``torch.testing`` or twice the float32 reference's own largest error, whichever is larger;
-- float16 and bfloat16 within twice the largest error of the reference in the same precision;
+- float16 and bfloat16 within twice the largest error of the reference in the same precision
+  (derivatives of whole ops: or eight units in the last place of the largest element);
 - float64, where a backend has it, within the defaults of ``torch.testing``.
 
 The outputs lie between sentinels, which must survive, aligned and unaligned, and are poisoned
@@ -29,7 +30,7 @@ import pix2gan.ops as public
 from pix2gan.errors import BackendError
 from pix2gan.ops import dispatch
 from pix2gan.ops.cases import DATA_ARGUMENTS, Case, OpCase, cases, op_cases
-
+from pix2gan.ops.layout import memory_format
 
 __all__ = ["OPS", "Result", "cases", "check", "failures", "op_cases", "table"]
 
@@ -41,9 +42,9 @@ Status = Literal["passed", "failed", "unsupported"]
 
 @dataclass(frozen=True)
 class Result:
-    """One check. ``unsupported``: the backend says that it does not take this, and forcing it raises."""
+    """One check. ``unsupported``: the backend does not take this, and forcing it raises."""
 
-    subject: str  # a primitive, or an op
+    subject: str  # a primitive, or "op " and the name of one
     case: str
     dtype: torch.dtype
     layout: str
@@ -78,9 +79,9 @@ def check(
 ) -> list[Result]:
     """Checks a registered backend.
 
-    ``subjects`` are primitives and ops to check, by default all of them. A backend need not implement
-    every primitive nor take every dtype; what it does not is reported as unsupported. Raises
-    ``BackendError`` where the backend is unknown or cannot run.
+    ``subjects`` are primitives and ops to check, by default all of them. A backend need not
+    implement every primitive nor take every dtype; what it does not is reported as unsupported.
+    Raises ``BackendError`` where the backend is unknown or cannot run.
     """
     module = dispatch.load_backend(backend)
     unknown = set(subjects or ()) - {*DATA_ARGUMENTS, *OPS}
@@ -217,8 +218,8 @@ def _compare(out: Tensor, exact: Tensor, allowed: Tensor, name: str) -> None:
         excess = torch.where(bad, torch.nan_to_num(error / allowed, nan=math.inf), 0.0)
         worst = int(excess.argmax())
         raise _Wrong(
-            f"{name}: {int(bad.sum())} of {bad.numel()} elements are off; the worst, number {worst}, "
-            f"is {float(out.flatten()[worst])} for {float(exact.flatten()[worst])} "
+            f"{name}: {int(bad.sum())} of {bad.numel()} elements are off; the worst, number "
+            f"{worst}, is {float(out.flatten()[worst])} for {float(exact.flatten()[worst])} "
             f"(allowed: {float(allowed.flatten()[worst]):.3g})"
         )
 
@@ -273,15 +274,16 @@ def _contiguous(case: Case, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
 def _channels_last(case: Case, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
     if not any(isinstance(a, Tensor) and a.dim() == 4 for a in args):
         return None
-    return _map_data(
-        case,
-        args,
-        lambda k, t: t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t,
-    )
+    return _map_data(case, args, lambda k, t: _to_channels_last(t))
+
+
+def _to_channels_last(t: Tensor) -> Tensor:
+    return t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t
 
 
 def _mixed(case: Case, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-    """Every second data tensor is channels-last, as where a gradient arrives in the other format."""
+    """Every second data tensor is channels-last, as where a gradient arrives in the other
+    format."""
     data = [args[i] for i in DATA_ARGUMENTS[case.primitive] if isinstance(args[i], Tensor)]
     if len(data) < 2 or data[0].dim() != 4:
         return None
@@ -338,23 +340,25 @@ def _check_op(
     with public.use_backend(dispatch.LAST_RESORT):
         exact = _derivatives(case, {name: t.double() for name, t in tensors.items()})
         same = _derivatives(case, tensors)
-    allowed = [_tolerance(a, b) for a, b in zip(same, exact, strict=True)]
+    allowed = [_tolerance(same[0], exact[0])]
+    for reference, want in zip(same[1:], exact[1:], strict=True):
+        tolerance = _tolerance(reference, want)
+        if dtype in (torch.float16, torch.bfloat16) and want.numel():
+            # Derivatives pass through several results that are rounded to half precision: which way
+            # they are rounded is luck, and a small tensor may have much of it.
+            tolerance = tolerance.clamp(min=8 * torch.finfo(dtype).eps * float(want.abs().max()))
+        allowed.append(tolerance)
     for layout in ("contiguous", "channels_last"):
-        memory_format = getattr(torch, "contiguous_format" if layout == "contiguous" else layout)
-        placed = {
-            name: t.to(device=device).contiguous(memory_format=memory_format)
-            if t.dim() == 4
-            else t.to(device=device)
-            for name, t in tensors.items()
-        }
+        placed = {name: t.to(device) for name, t in tensors.items()}
+        if layout == "channels_last":
+            placed = {name: _to_channels_last(t) for name, t in placed.items()}
         status: Status = "passed"
         message = ""
         try:
             with public.use_backend(f"{backend},{dispatch.LAST_RESORT}"):
                 outs = _derivatives(case, placed)
-            expected_format = torch.channels_last if _is_channels_last(placed["x"]) else None
             y = outs[0]
-            if not y.is_contiguous(memory_format=expected_format or torch.contiguous_format):
+            if not y.is_contiguous(memory_format=memory_format(placed["x"])):
                 raise _Wrong(f"the output has the strides {y.stride()} for x in {layout}")
             for index, (out, want, tolerance) in enumerate(zip(outs, exact, allowed, strict=True)):
                 name = "y" if index == 0 else f"derivative {index}"
@@ -365,15 +369,7 @@ def _check_op(
             status, message = "failed", str(wrong)
         except Exception:
             status, message = "failed", traceback.format_exc(limit=-3).strip()
-        yield Result(case.op, case.label, dtype, layout, status, message)
-
-
-def _is_channels_last(x: Tensor) -> bool:
-    return (
-        x.dim() == 4
-        and not x.is_contiguous()
-        and x.is_contiguous(memory_format=torch.channels_last)
-    )
+        yield Result(f"op {case.op}", case.label, dtype, layout, status, message)
 
 
 def _derivatives(case: OpCase, tensors: dict[str, Tensor]) -> list[Tensor]:

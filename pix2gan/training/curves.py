@@ -10,12 +10,13 @@ from PIL import Image, ImageDraw, ImageFont
 
 _PANEL = (420, 220)
 _MARGIN = (64, 12, 26, 24)  # left, right, top, bottom
+_NOT_DRAWN = ("step", "epoch", "seconds")
 _INK, _GRID, _LINE = (40, 40, 40), (222, 222, 222), (31, 98, 168)
 
 
 def draw_curves(entries: Sequence[Mapping[str, Any]], columns: int = 2) -> Image.Image:
     """One panel for each metric in ``entries`` (the lines of ``metrics.jsonl``) over the steps."""
-    names = list(dict.fromkeys(k for entry in entries for k in entry if k not in ("step", "epoch")))
+    names = list(dict.fromkeys(k for entry in entries for k in entry if k not in _NOT_DRAWN))
     rows = max(1, math.ceil(len(names) / columns))
     image = Image.new("RGB", (_PANEL[0] * columns, _PANEL[1] * rows), "white")
     for i, name in enumerate(names):
@@ -41,7 +42,7 @@ def _draw_panel(
     steps, values = [p[0] for p in points], [p[1] for p in points]
     low, high = min(values), max(values)
     if high == low:
-        low, high = low - 0.5, high + 0.5
+        low, high = low - 0.1 * abs(low) - 1e-9, high + 0.1 * abs(high) + 1e-9
     first, last = min(steps), max(max(steps), min(steps) + 1)
     for quarter in range(5):
         height = y1 - (y1 - y0) * quarter / 4

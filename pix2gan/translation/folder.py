@@ -280,9 +280,13 @@ def _leave_out(out: Path, images: list[Path], root: Path) -> list[Path]:
     """The images below `root` without those in `out`, which are outputs of an earlier run.
 
     Raises:
-        ConfigError: If outputs and inputs would lie side by side, where the next run could not tell
-            them apart.
+        ConfigError: If `out` is named like an image, or outputs and inputs would lie side by side,
+            where the next run could not tell them apart.
     """
+    if out.suffix.lower() in IMAGE_SUFFIXES and not out.is_dir():
+        raise ConfigError(
+            f"The outputs need a folder, and {out} is named like an image: name a folder instead"
+        )
     real_out, real_root = os.path.realpath(out), os.path.realpath(root)
     folders = {image.parent: os.path.realpath(image.parent) for image in images}
     is_below_root = real_out != real_root and _is_within(real_out, real_root)

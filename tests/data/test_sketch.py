@@ -84,5 +84,5 @@ def test_the_photo_is_not_written_to():
 
 
 def test_unknown_method():
-    with pytest.raises(ConfigError, match="pencil.*canny, xdog, strokes, mixed"):
+    with pytest.raises(ConfigError, match=r"pencil.*canny, xdog, strokes, mixed"):
         draw_sketch(disc(), "pencil")

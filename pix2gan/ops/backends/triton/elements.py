@@ -185,8 +185,8 @@ def quick_divide(i, multiplier, shift, UNIT: tl.constexpr):
     if UNIT:
         q = i
     else:
-        high = tl.umulhi(i.to(tl.uint32), multiplier.to(tl.uint32, bitcast=True))
-        q = (high >> shift.to(tl.uint32)).to(tl.int32)
+        high = tl.umulhi(i.to(tl.uint32), multiplier)  # which counts as unsigned as well
+        q = (high >> shift).to(tl.int32)
     return q
 
 

@@ -8,7 +8,7 @@ architecture.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,6 +100,19 @@ def _run(launches: Iterable[Launch]) -> None:
             num_stages=launch.num_stages,
             enable_fp_fusion=True,
         )
+
+
+def primitive(plan: Callable[..., Iterable[Launch]]) -> Callable[..., None]:
+    """The primitive that carries out what ``plan(*arguments, architecture)`` yields. Its first
+    argument is a tensor, its last ones are the outputs."""
+
+    @functools.wraps(plan)
+    def function(*arguments: Any) -> None:
+        device = arguments[0].device
+        run(plan(*arguments, architecture_of(device)), device)
+
+    function.__name__ = function.__qualname__ = plan.__name__.removeprefix("plan_")
+    return function
 
 
 # ------------------------------------------------------------------------------- sizes and layouts

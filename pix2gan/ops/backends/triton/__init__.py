@@ -1,0 +1,39 @@
+"""The Triton backend: NVIDIA GPUs from compute capability 8.0 on, and AMD's.
+
+Set TRITON_INTERPRET=1 before Triton is imported, and the kernels run on the CPU, slowly, for tests.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+try:
+    from pix2gan.ops.backends.triton.bias_act import bias_act, bias_act_grad, bias_act_grad2
+    from pix2gan.ops.backends.triton.launch import INTERPRETED
+    from pix2gan.ops.backends.triton.upfirdn2d import upfirdn2d
+
+    _problem = ""
+except ImportError as error:
+    INTERPRETED = False
+    _problem = f"Triton cannot be imported ({error}); pip install triton, on Linux"
+
+DEVICES: tuple[str, ...] = ("cpu",) if INTERPRETED else ("cuda",)
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def is_available() -> tuple[bool, str]:
+    if _problem or INTERPRETED:
+        return not _problem, _problem
+    if not torch.cuda.is_available():
+        return False, "PyTorch sees no GPU; TRITON_INTERPRET=1 runs the kernels on the CPU, slowly"
+    if torch.version.hip is None and torch.cuda.get_device_capability() < (8, 0):
+        return False, "it needs an NVIDIA GPU of compute capability 8.0 or later"
+    return True, ""
+
+
+def supports(primitive: str, *args: Any) -> bool:
+    """float32, float16 and bfloat16."""
+    return all(a.dtype in DTYPES for a in args if isinstance(a, Tensor))
