@@ -47,8 +47,12 @@ Act act_of(const std::string& name) {
     STD_TORCH_CHECK(false, "pix2gan knows no activation named ", name);
 }
 
-Pad pad_of(const std::string& name) {
-    if (name == "reflect") return Pad::reflect;
+Pad pad_of(const std::string& name, int64_t pad, int64_t height, int64_t width) {
+    if (name == "reflect") {
+        STD_TORCH_CHECK(pad == 0 || (pad < height && pad < width),
+                        "reflection padding must be smaller than the image");
+        return Pad::reflect;
+    }
     if (name == "replicate") return Pad::replicate;
     STD_TORCH_CHECK(name == "zeros", "pix2gan knows no padding named ", name);
     return Pad::zeros;
@@ -85,12 +89,23 @@ Tensor dense(const Tensor& t, bool channels_last) {
         t, channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
 }
 
-// Of two channels-last tensors that are contiguous as well (1 x 1 images), both formats are the same
-// memory; planes of one element are what no kernel is good at.
-bool use_channels_last(const Tensor& x, const Tensor& out) {
-    return is_channels_last(x) && is_channels_last(out) &&
-           !(x.is_contiguous() && out.is_contiguous() && x.size(1) < 4);
-}
+// The layout in which an op from image to image is computed. Kernels need channels-last images of
+// four channels at least; with fewer the result is computed contiguous and copied.
+struct Image {
+    bool channels_last;
+    Tensor out;  // what to fill
+
+    Image(const Tensor& x, const Tensor& result)
+        : channels_last(is_channels_last(x) && is_channels_last(result) && x.size(1) >= 4),
+          out(result) {
+        if (channels_last || result.is_contiguous()) return;
+        STD_TORCH_CHECK(is_channels_last(result), "out must be dense");
+        out = torch::stable::empty(result.sizes(), result.scalar_type());
+    }
+    void finish(Tensor result) const {
+        if (out.const_data_ptr() != result.const_data_ptr()) torch::stable::copy_(result, out);
+    }
+};
 
 // Contiguous planes with any strides between them, such as a slice of channels has.
 bool has_dense_planes(const Tensor& t) {
@@ -238,7 +253,7 @@ float* statistic(const Tensor& t, int64_t n, int64_t c, const char* name) {
 void instance_norm_stats(const Tensor& x, Tensor mean, Tensor m2) {
     STD_TORCH_CHECK(x.dim() == 4, "x must be [N, C, H, W]");
     pix2gan::InstanceNormStats k{};
-    const Tensor ready = describe(x, use_channels_last(x, x), k);
+    const Tensor ready = describe(x, is_channels_last(x) && x.size(1) >= 4, k);
     k.mean = statistic(mean, k.n, k.c, "mean");
     k.m2 = statistic(m2, k.n, k.c, "m2");
     pix2gan::cpu::instance_norm_stats(k, workers());
@@ -251,16 +266,14 @@ void instance_norm_act(const Tensor& x, const Optional& weight, const Optional& 
     STD_TORCH_CHECK(x.dim() == 4 && pad >= 0, "x must be [N, C, H, W], pad not negative");
     check_shape(out, {x.size(0), x.size(1), x.size(2) + 2 * pad, x.size(3) + 2 * pad}, "out");
     check_type(out, x.scalar_type(), "out");
-    const bool channels_last = use_channels_last(x, out);
+    const Image image(x, out);
     pix2gan::InstanceNormAct k{};
-    const Tensor ready = describe(x, channels_last, k);
+    const Tensor ready = describe(x, image.channels_last, k);
     k.act = act_of(act);
     k.alpha = static_cast<float>(alpha);
     k.eps = static_cast<float>(eps);
     k.pad = pad;
-    k.pad_mode = pad_of(pad_mode);
-    STD_TORCH_CHECK(k.pad_mode != Pad::reflect || pad == 0 || (pad < k.h && pad < k.w),
-                    "reflection padding must be smaller than the image");
+    k.pad_mode = pad_of(pad_mode, pad, k.h, k.w);
     const Optional w = as_float(weight), b = as_float(bias);
     k.weight = floats(w), k.weight_image = parameter(w, k.n, k.c, "weight");
     k.bias = floats(b), k.bias_image = parameter(b, k.n, k.c, "bias");
@@ -275,14 +288,48 @@ void instance_norm_act(const Tensor& x, const Optional& weight, const Optional& 
     if (residual.has_value()) {
         check_shape(*residual, {k.n, k.c, k.h, k.w}, "residual");
         check_type(*residual, x.scalar_type(), "residual");
-        added = dense(*residual, channels_last);
+        added = dense(*residual, image.channels_last);
     }
     k.residual = data(added);
     k.mean = statistic(out_mean, k.n, k.c, "mean");
     k.rstd = statistic(out_rstd, k.n, k.c, "rstd");
-    STD_TORCH_CHECK(channels_last || out.is_contiguous(), "out must be dense, as x is");
-    k.y = out.mutable_data_ptr();
+    k.y = image.out.mutable_data_ptr();
     pix2gan::cpu::instance_norm_act(k, workers());
+    image.finish(out);
+}
+
+void instance_norm_act_grad(const Tensor& dy, const Tensor& x, const Optional& weight,
+                            const Optional& bias, const Tensor& mean, const Tensor& rstd,
+                            const std::string& act, double alpha, int64_t pad,
+                            const std::string& pad_mode, double, bool frozen, Tensor out, Tensor dweight,
+                            Tensor dbias) {
+    STD_TORCH_CHECK(x.dim() == 4 && pad >= 0, "x must be [N, C, H, W], pad not negative");
+    check_shape(dy, {x.size(0), x.size(1), x.size(2) + 2 * pad, x.size(3) + 2 * pad}, "dy");
+    check_shape(out, {x.size(0), x.size(1), x.size(2), x.size(3)}, "out");
+    check_type(dy, x.scalar_type(), "dy");
+    check_type(out, x.scalar_type(), "out");
+    const Image image(x, out);
+    pix2gan::InstanceNormActGrad k{};
+    const Tensor ready = describe(x, image.channels_last, k);
+    const Tensor dense_dy = dense(dy, image.channels_last);
+    k.act = act_of(act);
+    k.alpha = static_cast<float>(alpha);
+    k.pad = pad;
+    k.pad_mode = pad_of(pad_mode, pad, k.h, k.w);
+    k.frozen = frozen;
+    const Optional w = as_float(weight), b = as_float(bias);
+    k.weight = floats(w), k.weight_image = parameter(w, k.n, k.c, "weight");
+    k.bias = floats(b), k.bias_image = parameter(b, k.n, k.c, "bias");
+    check_shape(mean, {k.n, k.c}, "mean");
+    check_shape(rstd, {k.n, k.c}, "rstd");
+    const Optional m = as_float(mean), r = as_float(rstd);
+    k.mean = floats(m), k.rstd = floats(r);
+    k.dy = dense_dy.const_data_ptr();
+    k.dx = image.out.mutable_data_ptr();
+    k.dweight = statistic(dweight, k.n, k.c, "dweight");
+    k.dbias = statistic(dbias, k.n, k.c, "dbias");
+    pix2gan::cpu::instance_norm_act_grad(k, workers());
+    image.finish(out);
 }
 
 // ---------------------------------------------------------------------------------------- others
@@ -321,6 +368,11 @@ STABLE_TORCH_LIBRARY(pix2gan_native, m) {
         "instance_norm_act(Tensor x, Tensor? weight, Tensor? bias, str act, float alpha, "
         "Tensor? residual, int pad, str pad_mode, float eps, Tensor? mean, Tensor? rstd, "
         "Tensor(a!) out, Tensor(b!) out_mean, Tensor(c!) out_rstd) -> ()");
+    m.def(
+        "instance_norm_act_grad(Tensor dy, Tensor x, Tensor? weight, Tensor? bias, Tensor mean, "
+        "Tensor rstd, str act, float alpha, int pad, str pad_mode, float eps, bool frozen, "
+        "Tensor(a!) out, "
+        "Tensor(b!) out_dweight, Tensor(c!) out_dbias) -> ()");
     m.def("instruction_set() -> str");
     m.def("use_instruction_set(str name) -> bool");
     m.def("build() -> str");
@@ -332,6 +384,7 @@ STABLE_TORCH_LIBRARY_IMPL(pix2gan_native, CPU, m) {
     m.impl("bias_act_grad2", TORCH_BOX(&bias_act_grad2));
     m.impl("instance_norm_stats", TORCH_BOX(&instance_norm_stats));
     m.impl("instance_norm_act", TORCH_BOX(&instance_norm_act));
+    m.impl("instance_norm_act_grad", TORCH_BOX(&instance_norm_act_grad));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(pix2gan_native, CompositeExplicitAutograd, m) {

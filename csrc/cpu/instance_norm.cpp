@@ -13,18 +13,6 @@
 namespace pix2gan::cpu {
 namespace {
 
-struct Chunks {
-    int64_t height, rows, count;
-
-    Chunks(int64_t height, int64_t row_elements)
-        : height(height),
-          rows(larger(1, smaller(height, task_elements / larger(row_elements, 1)))),
-          count(ceil_div(height, rows)) {}
-
-    int64_t begin(int64_t chunk) const { return chunk * rows; }
-    int64_t end(int64_t chunk) const { return smaller(begin(chunk) + rows, height); }
-};
-
 // From the exact mean: what rounding it to a float leaves out goes into the shift.
 Affine affine_of(const InstanceNormAct& k, int64_t n, int64_t c, double mean, float rstd) {
     const float weight = k.weight != nullptr ? k.weight[n * k.weight_image + c] : 1.0f;

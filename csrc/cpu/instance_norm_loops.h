@@ -105,14 +105,6 @@ PIX2GAN_INLINE void normalise_span(const Normalise& f, const T* x, const T* resi
     store_first(y, with_residual ? v + load_first(residual, n) : v, n);
 }
 
-// The pixel that padded position `to` is copied from; -1: a zero.
-inline int64_t pad_source(Pad mode, int64_t to, int64_t pad, int64_t size) {
-    const int64_t position = to - pad;
-    if (mode == Pad::reflect) return reflect(position, size);
-    if (mode == Pad::replicate) return replicate(position, size);
-    return position >= 0 && position < size ? position : -1;
-}
-
 // Fills the padding that depends on rows [first, last) of y, once their pixels (of `depth` elements)
 // stand: the ends of the rows, and the rows above and below the image that are copies of them.
 template <class T>
@@ -167,18 +159,24 @@ void normalise_plane(const InstanceNormAct& k, const void* from, const void* add
 
 // ---------------------------------------------------------------------------------- channels-last
 
-// Calls block.run<pairs>(c), pairs of vectors of channels from c on, or block.run_one(c), one vector,
-// so that they cover [0, channels); the last may overlap the one before it. There are at least as many
-// channels as lanes.
+// Calls block.run<count>(c, slot) for `count` vectors of channels from c on, so that all of
+// [0, channels) is covered. The last block may overlap the one before it; its slot is then `channels`,
+// else c. There are at least as many channels as lanes.
 template <class Block>
 PIX2GAN_INLINE void for_channels(int64_t channels, const Block& block) {
     int64_t c = 0;
-    for (; c + 4 * lanes <= channels; c += 4 * lanes) block.template run<2>(c);
-    for (; c + 2 * lanes <= channels; c += 2 * lanes) block.template run<1>(c);
+    for (; c + 4 * lanes <= channels; c += 4 * lanes) block.template run<4>(c, c);
+    for (; c + 2 * lanes <= channels; c += 2 * lanes) block.template run<2>(c, c);
     if (c == channels) return;
-    if (c > 0) return block.template run<1>(channels - 2 * lanes);
-    block.run_one(0);
-    if (channels > lanes) block.run_one(channels - lanes);
+    if (c > 0) return block.template run<2>(channels - 2 * lanes, channels);
+    block.template run<1>(0, 0);
+    if (channels > lanes) block.template run<1>(channels - lanes, channels);
+}
+
+// The channels of the overlapping block of for_channels.
+PIX2GAN_INLINE int64_t overlapping_channels(int64_t channels) {
+    if (channels >= 2 * lanes) return channels % (2 * lanes) == 0 ? 0 : 2 * lanes;
+    return channels > lanes ? lanes : 0;
 }
 
 // Loads and stores of `count` vectors: pairs, or a single one.
@@ -220,14 +218,8 @@ struct SumBlock {
     int64_t pixels, channels;
     float* sums;
 
-    template <int pairs>
-    PIX2GAN_INLINE void run(int64_t c) const {
-        sum<2 * pairs>(c);
-    }
-    PIX2GAN_INLINE void run_one(int64_t c) const { sum<1>(c); }
-
     template <int count>
-    PIX2GAN_INLINE void sum(int64_t c) const {
+    PIX2GAN_OUTLINE void run(int64_t c, int64_t) const {
         using V = Vectors<T, count>;
         const int64_t every = pixels >= 8 * sample_every ? sample_every : 1;
         const float share = 1.0f / static_cast<float>(ceil_div(pixels, every));
@@ -280,14 +272,8 @@ struct NormaliseBlock {
     T* y;
     const float* affine;
 
-    template <int pairs>
-    PIX2GAN_INLINE void run(int64_t c) const {
-        normalise<2 * pairs>(c);
-    }
-    PIX2GAN_INLINE void run_one(int64_t c) const { normalise<1>(c); }
-
     template <int count>
-    PIX2GAN_INLINE void normalise(int64_t c) const {
+    PIX2GAN_OUTLINE void run(int64_t c, int64_t) const {
         using V = Vectors<T, count>;
         const int64_t pixels = k.w, channels = k.c;
         const Act act = k.act;

@@ -16,12 +16,15 @@ namespace pix2gan::cpu::PIX2GAN_ISA {
 #include "../activation.h"
 #include "bias_act_loops.h"
 #include "instance_norm_loops.h"
+// Uses the one before.
+#include "instance_norm_grad_loops.h"
 
 extern const Loops table = {
     PIX2GAN_STRING(PIX2GAN_ISA),
     lanes,
     bias_act_loops::find,
     instance_norm_loops::find,
+    instance_norm_grad_loops::find,
     instance_norm_loops::merge_sums,
 };
 

@@ -48,11 +48,48 @@ struct InstanceNormLoops {
                             int64_t first, int64_t last, const float* affine);
 };
 
+// The gradient: what it needs of one channel, and the two sums.
+struct GradAffine {
+    float mean, scale, bias, slope, offset;
+};
+struct GradSums {
+    double s1, s2;
+};
+
+// Along one axis: the padded positions that pixel i is copied to are position[start[i]] to
+// position[start[i + 1] - 1], its own one, i + pad, first.
+struct Copies {
+    const int64_t *start, *position;
+};
+
+// Rows of a contiguous plane of which a buffer holds the gradient at a time have this many elements.
+constexpr int64_t grad_group_elements = 4096;
+// Behind the sums of all channels lie those of the block that may overlap the last ones.
+constexpr int64_t grad_extra = 32;
+
+struct InstanceNormGradLoops {
+    // buffer: [max(grad_group_elements, w)]
+    GradSums (*sum_plane)(const InstanceNormActGrad&, const Copies& rows, const void* x,
+                          const void* dy, int64_t first, int64_t last, const GradAffine&,
+                          float* buffer);
+    void (*write_plane)(const InstanceNormActGrad&, const Copies& rows, const void* x, const void* dy,
+                        void* dx, int64_t first, int64_t last, const GradAffine&, float* buffer);
+    // Channels-last: affine is [5, channels] as GradAffine, sums [2, channels + grad_extra], buffer
+    // [w, channels].
+    void (*sum_image)(const InstanceNormActGrad&, const Copies& rows, const Copies& columns,
+                      const void* x, const void* dy, int64_t first, int64_t last,
+                      const float* affine, float* sums, float* buffer);
+    void (*write_image)(const InstanceNormActGrad&, const Copies& rows, const Copies& columns,
+                        const void* x, const void* dy, void* dx, int64_t first, int64_t last,
+                        const float* affine, float* buffer);
+};
+
 struct Loops {
     const char* name;
     int64_t lanes;
     BiasActLoops (*bias_act)(int32_t order, Type, Act);
     InstanceNormLoops (*instance_norm)(Type, Act, bool with_residual);
+    InstanceNormGradLoops (*instance_norm_grad)(Type, Act);
     // One more chunk of `pixels` sums as above into the mean and m2 [channels] of `count` pixels.
     void (*merge_sums)(const float* sums, int64_t channels, double pixels, double count,
                        double* mean, double* m2);
@@ -76,6 +113,27 @@ extern const Loops table;  // 16 lanes
 // The loops for this machine; with channels-last tensors vectors no longer than there are channels.
 const Loops& best_loops();
 const Loops& best_loops_for_channels(int64_t channels);
+
+// Rows of an image, cut into chunks: by shape alone, never by the number of threads.
+struct Chunks {
+    int64_t height, rows, count;
+
+    Chunks(int64_t height, int64_t row_elements)
+        : height(height),
+          rows(larger(1, smaller(height, task_elements / larger(row_elements, 1)))),
+          count(ceil_div(height, rows)) {}
+
+    int64_t begin(int64_t chunk) const { return chunk * rows; }
+    int64_t end(int64_t chunk) const { return smaller(begin(chunk) + rows, height); }
+};
+
+// The pixel that padded position `to` is copied from; -1: a zero.
+inline int64_t pad_source(Pad mode, int64_t to, int64_t pad, int64_t size) {
+    const int64_t position = to - pad;
+    if (mode == Pad::reflect) return reflect(position, size);
+    if (mode == Pad::replicate) return replicate(position, size);
+    return position >= 0 && position < size ? position : -1;
+}
 
 inline int64_t size_of(Type type) { return type == Type::float32 ? 4 : 2; }
 

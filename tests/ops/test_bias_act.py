@@ -6,35 +6,16 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch.autograd import gradcheck, gradgradcheck
 
 from pix2gan import ops
 from pix2gan.ops.bias_act import representable
 from pix2gan.ops.cases import OpCase, bad_calls, op_cases
+from tests.ops import textbook
 
 pytestmark = pytest.mark.usefixtures("reference")
 
-TEXTBOOK = {
-    "linear": lambda v, alpha: v,
-    "relu": lambda v, alpha: F.relu(v),
-    "lrelu": lambda v, alpha: F.leaky_relu(v, alpha),
-    "tanh": lambda v, alpha: torch.tanh(v),
-    "sigmoid": lambda v, alpha: 1 / (1 + torch.exp(-v)),
-    "elu": lambda v, alpha: F.elu(v, alpha),
-    "selu": lambda v, alpha: F.selu(v),
-    "softplus": lambda v, alpha: torch.logaddexp(v, torch.zeros_like(v)),
-    "swish": lambda v, alpha: F.silu(v),
-}
-GAINS = {"relu": math.sqrt(2), "lrelu": math.sqrt(2), "swish": math.sqrt(2)}
 CASES = op_cases("bias_act")
-
-
-def textbook(x, b=None, dim=1, act="linear", alpha=None, gain=None, clamp=None):
-    v = x if b is None else x + b.view([-1 if i == dim else 1 for i in range(x.dim())])
-    alpha = {"lrelu": 0.2, "elu": 1.0}.get(act) if alpha is None else alpha
-    y = TEXTBOOK[act](v, alpha) * (GAINS.get(act, 1.0) if gain is None else gain)
-    return y if clamp is None else y.clamp(-clamp, clamp)
 
 
 def ids(case: OpCase) -> str:
@@ -45,21 +26,24 @@ def test_there_are_enough_cases():
     assert len(CASES) >= 30
     assert len({c.label for c in CASES}) == len(CASES)
     assert len(bad_calls("bias_act")) >= 8
-    assert {c.options["act"] for c in CASES} == set(TEXTBOOK)
+    assert {c.options["act"] for c in CASES} == set(textbook.ACTIVATIONS)
 
 
 @pytest.mark.parametrize("case", CASES, ids=ids)
 def test_equals_the_textbook(case):
     torch.testing.assert_close(
-        ops.bias_act(**case.tensors, **case.options), textbook(**case.tensors, **case.options)
+        ops.bias_act(**case.tensors, **case.options),
+        textbook.bias_act(**case.tensors, **case.options),
     )
 
 
-@pytest.mark.parametrize("act", TEXTBOOK)
+@pytest.mark.parametrize("act", textbook.ACTIVATIONS)
 def test_defaults(act):
     x, b = torch.randn(2, 3, 4, 4, dtype=torch.float64), torch.randn(3, dtype=torch.float64)
-    torch.testing.assert_close(ops.bias_act(x, b, act=act), textbook(x, b, act=act))
-    torch.testing.assert_close(ops.bias_act(x, b, dim=-3, act=act), textbook(x, b, act=act))
+    torch.testing.assert_close(ops.bias_act(x, b, act=act), textbook.bias_act(x, b, act=act))
+    torch.testing.assert_close(
+        ops.bias_act(x, b, dim=-3, act=act), textbook.bias_act(x, b, act=act)
+    )
 
 
 @pytest.mark.parametrize("case", CASES, ids=ids)
@@ -113,7 +97,9 @@ def test_half_precision_is_rounded_once(dtype):
     x, b = torch.randn(2, 8, 9, 9).to(dtype), torch.randn(8)
     y = ops.bias_act(x, b, act="lrelu", clamp=1.0)
     assert y.dtype == dtype
-    assert torch.equal(y, textbook(x.double(), b.double(), act="lrelu", clamp=1.0).to(dtype))
+    assert torch.equal(
+        y, textbook.bias_act(x.double(), b.double(), act="lrelu", clamp=1.0).to(dtype)
+    )
 
 
 def test_keeps_the_memory_format():

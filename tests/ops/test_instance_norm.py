@@ -9,37 +9,11 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from pix2gan import ops
 from pix2gan.ops.cases import bad_calls, cases, op_cases
-from tests.ops.test_bias_act import TEXTBOOK
+from tests.ops import textbook
 
 pytestmark = pytest.mark.usefixtures("reference")
 
 CASES = op_cases("instance_norm_act")
-MODES = {"reflect": "reflect", "replicate": "replicate", "zeros": "constant"}
-
-
-def textbook(
-    x,
-    weight=None,
-    bias=None,
-    act="linear",
-    alpha=0.2,
-    residual=None,
-    pad=0,
-    pad_mode="reflect",
-    eps=1e-5,
-    mean=None,
-    rstd=None,
-):
-    """Normalised, scaled and shifted, activated, added, padded: one step a line."""
-    if mean is None:
-        mean = x.mean((2, 3))
-        rstd = 1 / ((x - mean[:, :, None, None]).square().mean((2, 3)) + eps).sqrt()
-    y = (x - mean[:, :, None, None]) * rstd[:, :, None, None]
-    y = y if weight is None else y * weight.reshape(-1, x.shape[1], 1, 1)
-    y = y if bias is None else y + bias.reshape(-1, x.shape[1], 1, 1)
-    y = TEXTBOOK[act](y, alpha)
-    y = y if residual is None else y + residual
-    return F.pad(y, (pad,) * 4, mode=MODES[pad_mode]) if pad else y
 
 
 def test_there_are_enough_cases():
@@ -51,7 +25,7 @@ def test_there_are_enough_cases():
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.label)
 def test_equals_the_textbook(case):
     y = ops.instance_norm_act(**case.tensors, **case.options)
-    torch.testing.assert_close(y, textbook(**case.tensors, **case.options))
+    torch.testing.assert_close(y, textbook.instance_norm_act(**case.tensors, **case.options))
 
 
 def test_equals_torch():
@@ -65,8 +39,6 @@ def test_equals_torch():
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.label)
 def test_derivatives(case):
-    if case.tensors["x"].numel() > 300:
-        pytest.skip("large planes are for the kernels")
     names = case.differentiable
     inputs = [case.tensors[name].requires_grad_() for name in names]
     constants = {k: v for k, v in case.tensors.items() if k not in names}
@@ -82,8 +54,8 @@ def test_derivatives(case):
         return
     # far from zero, finite differences lose digits
     atol = 1e-4 if x.numel() and x.abs().max() > 50 else 1e-5
-    assert gradcheck(call, inputs, atol=atol, fast_mode=x.numel() > 80)
-    assert gradgradcheck(call, inputs, atol=atol, fast_mode=x.numel() > 40)
+    assert gradcheck(call, inputs, atol=atol, fast_mode=x.numel() > 12)
+    assert gradgradcheck(call, inputs, atol=atol, fast_mode=x.numel() > 12)
 
 
 def test_third_derivative():
@@ -97,7 +69,7 @@ def test_third_derivative():
             g = (g * g).sum()
         return torch.autograd.grad(g, x)[0]
 
-    torch.testing.assert_close(third(ops.instance_norm_act), third(textbook))
+    torch.testing.assert_close(third(ops.instance_norm_act), third(textbook.instance_norm_act))
 
 
 @pytest.mark.parametrize("call", bad_calls("instance_norm_act"), ids=lambda c: c.label)
@@ -163,7 +135,7 @@ def test_mean_far_above_the_deviation(dtype):
     # E[x^2] - E[x]^2 would leave nothing of the variance
     x = (torch.randn(1, 2, 64, 64) + 1000).to(dtype)
     y = ops.instance_norm_act(x)
-    exact = textbook(x.double())
+    exact = textbook.instance_norm_act(x.double())
     error = (y.double() - exact).abs().max()
     assert error < (2e-4 if dtype == torch.float32 else 0.02)
 
@@ -173,7 +145,9 @@ def test_half_precision_is_rounded_once(dtype):
     x, r = torch.randn(2, 3, 9, 9).to(dtype), torch.randn(2, 3, 9, 9).to(dtype)
     w = torch.randn(3)
     y = ops.instance_norm_act(x, w, None, "lrelu", residual=r, pad=1)
-    exact = textbook(x.double(), w.double(), None, "lrelu", residual=r.double(), pad=1)
+    exact = textbook.instance_norm_act(
+        x.double(), w.double(), None, "lrelu", residual=r.double(), pad=1
+    )
     assert y.dtype == dtype
     spacing = exact.abs() * torch.finfo(dtype).eps / 2
     assert ((y.double() - exact).abs() <= spacing * 1.01 + 1e-6).all()

@@ -12,6 +12,11 @@ from torch import Tensor
 
 try:
     from pix2gan.ops.backends.triton.bias_act import bias_act, bias_act_grad, bias_act_grad2
+    from pix2gan.ops.backends.triton.instance_norm import (
+        instance_norm_act,
+        instance_norm_act_grad,
+        instance_norm_stats,
+    )
     from pix2gan.ops.backends.triton.launch import INTERPRETED
     from pix2gan.ops.backends.triton.upfirdn2d import upfirdn2d
 

@@ -181,7 +181,7 @@ def _plan(
         rows, columns = outer * channels, inner
     # 4 KiB of each tensor a block: two vectors of 16 bytes a thread, enough loads in flight to
     # cover the memory's latency at the occupancy that the registers allow.
-    elements = 512 if arch.kind == "interpreter" else 4096 // out.element_size()
+    elements = 1024 if arch.kind == "interpreter" else 4096 // out.element_size()
     block_columns = block_for(columns, elements)
     block_rows = min(max(elements // block_columns, 1), power_of_2(rows))
     column_blocks = ceil_div(columns, block_columns)

@@ -35,7 +35,7 @@ class Architecture:
         return self.kind == "cuda" and int(self.name) >= capability
 
 
-INTERPRETER = Architecture("interpreter", 0, 32, 1 << 30, 4)
+INTERPRETER = Architecture("interpreter", 0, 32, 1 << 30, 1)
 
 # Bytes of shared memory a block may use, by compute capability (CUDA programming guide, table of
 # technical specifications); the others have 99 KiB, older ones 64 KiB.

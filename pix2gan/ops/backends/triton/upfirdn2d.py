@@ -515,6 +515,8 @@ def _plan_unrolled(
     # Rows of a patch: the more, the fewer rows of its support are loaded twice, and the more
     # registers. In channels-last a thread holds the patches of several channels.
     group_y = 4 if channels_last or downy > upy else 8
+    if arch.kind == "interpreter":  # where every operation costs the same, a tenth of a millisecond
+        group_y = max(2, upy)
     load = 1 if channels_last else min(4, GROUP_X * downx // upx)
     origin_x, pad_x, first_x, count_x = _support(GROUP_X, load, upx, downx, taps[0], pads[0])
     origin_y, pad_y, first_y, count_y = _support(group_y, 1, upy, downy, taps[1], pads[1])

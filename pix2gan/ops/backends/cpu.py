@@ -1,0 +1,70 @@
+"""The native CPU backend: the kernels of csrc/cpu, for float32, float16 and bfloat16.
+
+They come in one library for x86-64 and arm64 that picks SSE2, AVX2, AVX-512 (with or without
+bfloat16) or NEON when it runs. The convolutions stay with PyTorch's own library, through the
+reference backend.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pix2gan.ops.backends import _native
+
+DEVICES = ("cpu",)
+DTYPES = frozenset({torch.float32, torch.float16, torch.bfloat16})
+
+# The positions of the tensors that hold data, all of one dtype.
+_DATA = {
+    "bias_act": (0,),
+    "bias_act_grad": (0, 1, 3),
+    "bias_act_grad2": (0, 1, 2),
+    "instance_norm_stats": (0,),
+    "instance_norm_act": (0, 5),
+    "instance_norm_act_grad": (0, 1),
+}
+
+
+def is_available() -> tuple[bool, str]:
+    """Loads the library, compiling it where that is necessary and possible."""
+    return _native.load()
+
+
+def supports(primitive: str, *args: Any) -> bool:
+    positions = _DATA.get(primitive)
+    if positions is None:
+        return False
+    dtype = args[0].dtype
+    return dtype in DTYPES and all(
+        args[i] is None or args[i].dtype == dtype for i in positions[1:]
+    )
+
+
+# The native ops take the arguments of the primitives as they are.
+
+
+def bias_act(*args: Any) -> None:
+    torch.ops.pix2gan_native.bias_act.default(*args)
+
+
+def bias_act_grad(*args: Any) -> None:
+    torch.ops.pix2gan_native.bias_act_grad.default(*args)
+
+
+def bias_act_grad2(*args: Any) -> None:
+    torch.ops.pix2gan_native.bias_act_grad2.default(*args)
+
+
+def instance_norm_stats(x: Tensor, mean: Tensor, m2: Tensor) -> None:
+    torch.ops.pix2gan_native.instance_norm_stats.default(x, mean, m2)
+
+
+def instance_norm_act(*args: Any) -> None:
+    torch.ops.pix2gan_native.instance_norm_act.default(*args)
+
+
+def instance_norm_act_grad(*args: Any) -> None:
+    torch.ops.pix2gan_native.instance_norm_act_grad.default(*args)

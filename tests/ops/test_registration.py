@@ -1,0 +1,86 @@
+"""What PyTorch demands of an op: schema, fake, autograd; and the fakes' promises."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from pix2gan.ops.cases import cases
+from pix2gan.ops.dispatch import primitives
+
+pytestmark = pytest.mark.usefixtures("reference")
+
+
+def op_of(primitive):
+    return getattr(torch.ops.pix2gan, primitive).default
+
+
+def differentiable(case):
+    """The case's arguments in float32, those that gradients reach requiring them."""
+    args = case.cast(torch.float32)
+    constants = {"upfirdn2d": (1,), "instance_norm_act": (9, 10), "instance_norm_act_grad": (4, 5)}
+    return tuple(
+        a.requires_grad_(i not in constants.get(case.primitive, ()))
+        if isinstance(a, torch.Tensor)
+        else a
+        for i, a in enumerate(args)
+    )
+
+
+def picked(primitive):
+    """A few cases that differ; opcheck fails on empty tensors by a fault of its own."""
+    found = [c for c in cases(primitive) if c.args[0].numel()]
+    if primitive == "scaled_conv2d":
+        found = [c for c in found if c.args[11] in ("linear", "relu", "lrelu")]
+    return found[:: max(1, len(found) // 4)][:4]
+
+
+@pytest.mark.parametrize(
+    "case", [c for p in primitives() for c in picked(p)], ids=lambda c: f"{c.primitive} {c.label}"
+)
+def test_opcheck(case):
+    torch.library.opcheck(op_of(case.primitive), differentiable(case))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("primitive", primitives())
+def test_fakes_tell_the_truth(primitive, dtype):
+    for case in cases(primitive):
+        for last in (False, True):
+            args = case.cast(dtype)
+            if last:
+                args = tuple(
+                    a.contiguous(memory_format=torch.channels_last)
+                    if isinstance(a, torch.Tensor) and a.dim() == 4
+                    else a
+                    for a in args
+                )
+            real = op_of(primitive)(*args)
+            with FakeTensorMode(allow_non_fake_inputs=False) as mode:
+                faked = tuple(
+                    mode.from_tensor(a) if isinstance(a, torch.Tensor) else a for a in args
+                )
+                fake = op_of(primitive)(*faked)
+            real = real if isinstance(real, tuple) else (real,)
+            fake = fake if isinstance(fake, tuple) else (fake,)
+            for r, f in zip(real, fake, strict=True):
+                assert (r.shape, r.dtype, r.stride()) == (f.shape, f.dtype, f.stride())
+
+
+def test_meta_tensors():
+    from pix2gan import ops
+
+    x = torch.empty(2, 3, 8, 8, device="meta")
+    assert ops.instance_norm_act(x, pad=1).shape == (2, 3, 10, 10)
+    f = torch.empty(4, device="meta")
+    assert ops.upsample2d(x, f).shape == (2, 3, 16, 16)
+
+
+def test_inference_mode():
+    from pix2gan import ops
+
+    x = torch.randn(2, 3, 8, 8)
+    want = ops.instance_norm_act(x, act="relu", pad=1)
+    with torch.inference_mode():
+        assert torch.equal(ops.instance_norm_act(x, act="relu", pad=1), want)
