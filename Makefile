@@ -15,11 +15,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Twice quiet: errors only, which pip prints in full.
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
-BUILD_FILES := pyproject.toml setup.py $(wildcard csrc/*.* csrc/*/*.*)
+BUILD_FILES := pyproject.toml setup.py pix2gan/ops/backends/_native.py $(wildcard csrc/*.* csrc/*/*.*)
 CPP := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
-NATIVE_NOTE := pix2gan/ops/backends/native_build.txt
-# What pip builds finds the environment's own ninja here.
-export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Left by setup.py where the native kernels could not be built.
+NATIVE_NOTE := build/native_build.txt
 
 .DEFAULT_GOAL := help
 .PHONY: help install install-dev demo test stress lint format bench clean distclean FORCE
@@ -45,7 +44,7 @@ $(VENV)/.torch:
 	fi; \
 	echo "make: installing $(TORCH) (once, a minute or more)"; \
 	$(PIP) $(TORCH); \
-	$(PIP) "setuptools>=77.0.3" wheel ninja; \
+	$(PIP) "setuptools>=77.0.3"; \
 	echo "$(TORCH)" > $@
 
 # $(1): what pip installs; the editable install compiles csrc/ into the package.
@@ -89,7 +88,7 @@ bench: install  ## time the generators against stock torch.nn, into benchmarks/r
 
 clean:  ## remove builds and caches, keep .venv
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
-	rm -f pix2gan/ops/backends/*.so $(NATIVE_NOTE) $(VENV)/.installed $(VENV)/.installed-dev
+	rm -f pix2gan/ops/backends/*.so $(VENV)/.installed $(VENV)/.installed-dev
 	find pix2gan tests benchmarks datasets examples -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 distclean: clean  ## clean, and remove .venv too

@@ -33,8 +33,7 @@ def report() -> str:
         ("python", f"{platform.python_version()} on {platform.platform()}"),
         *((name, _version(name)) for name in _LIBRARIES),
         *_devices(),
-        ("compiler", _first_line((os.environ.get("CXX") or "c++").split()[0])),
-        ("ninja", _first_line("ninja")),
+        ("compiler", _first_line_of_version((os.environ.get("CXX") or "c++").split()[0])),
         *_backends(),
         *_bundled_models(),
     ]
@@ -69,7 +68,7 @@ def _built_for(torch_version: object) -> str:
     return "the CPU only"
 
 
-def _first_line(program: str) -> str:
+def _first_line_of_version(program: str) -> str:
     path = shutil.which(program)
     if path is None:
         return f"{program} not found"
@@ -89,10 +88,6 @@ def _backends() -> Iterator[tuple[str, str]]:
             f"backend {backend.name}",
             "available" if backend.available else f"not available: {backend.reason}",
         )
-    # setup.py leaves this behind where it could not build the native kernels.
-    note = Path(ops.__file__).parent / "backends" / "native_build.txt"
-    if note.exists():
-        yield "native build", note.read_text(encoding="utf-8").strip()
 
 
 def _bundled_models() -> Iterator[tuple[str, str]]:

@@ -32,9 +32,15 @@ from pix2gan.ops import dispatch
 from pix2gan.ops.cases import DATA_ARGUMENTS, Case, OpCase, cases, op_cases
 from pix2gan.ops.layout import memory_format
 
-__all__ = ["OPS", "Result", "cases", "check", "failures", "op_cases", "table"]
+__all__ = ["SUBJECTS", "Result", "cases", "check", "failures", "op_cases", "table"]
 
-OPS = ("bias_act", "upfirdn2d", "instance_norm_act", "modulated_conv2d")
+SUBJECTS = (
+    *DATA_ARGUMENTS,
+    "op bias_act",
+    "op upfirdn2d",
+    "op instance_norm_act",
+    "op modulated_conv2d",
+)
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 Status = Literal["passed", "failed", "unsupported"]
@@ -44,7 +50,7 @@ Status = Literal["passed", "failed", "unsupported"]
 class Result:
     """One check. ``unsupported``: the backend does not take this, and forcing it raises."""
 
-    subject: str  # a primitive, or "op " and the name of one
+    subject: str  # one of SUBJECTS: a primitive, or "op " and a public op
     case: str
     dtype: torch.dtype
     layout: str
@@ -79,23 +85,21 @@ def check(
 ) -> list[Result]:
     """Checks a registered backend.
 
-    ``subjects`` are primitives and ops to check, by default all of them. A backend need not
+    ``subjects``, out of ``SUBJECTS``, are what to check, by default everything. A backend need not
     implement every primitive nor take every dtype; what it does not is reported as unsupported.
     Raises ``BackendError`` where the backend is unknown or cannot run.
     """
     module = dispatch.load_backend(backend)
-    unknown = set(subjects or ()) - {*DATA_ARGUMENTS, *OPS}
-    if unknown:
-        raise ValueError(f"there is no primitive or op {sorted(unknown)[0]!r} to check")
-    wanted = (*DATA_ARGUMENTS, *OPS) if subjects is None else subjects
     results: list[Result] = []
-    for subject in dict.fromkeys(wanted):
+    for subject in SUBJECTS if subjects is None else subjects:
+        if subject not in SUBJECTS:
+            raise ValueError(f"there is no {subject!r} to check, only {', '.join(SUBJECTS)}")
         for dtype in dtypes:
             if subject in DATA_ARGUMENTS:
                 for case in cases(subject):
                     results.extend(_check_primitive(backend, module, case, dtype, device))
-            if subject in OPS:
-                for op_case in op_cases(subject):
+            else:
+                for op_case in op_cases(subject.removeprefix("op ")):
                     results.extend(_check_op(backend, op_case, dtype, device))
     return results
 

@@ -34,6 +34,7 @@ PREFERENCE: dict[tuple[str, str], tuple[str, ...]] = {
     ("cuda", "*"): ("triton", "cuda"),
 }
 LAST_RESORT = "reference"
+_BUILT_IN = {"triton": ("cuda",), "cuda": ("cuda",), "cpu": ("cpu",), LAST_RESORT: None}
 
 # FRAGMENT, so that a native library may define ops of its own in the namespace before or after us.
 LIBRARY = torch.library.Library("pix2gan", "FRAGMENT")
@@ -327,8 +328,7 @@ def _order(primitive: str, device: str) -> list[str]:
     _read_entry_points()
     preferred = PREFERENCE.get((device, primitive)) or PREFERENCE.get((device, "*"), ())
     names = [name for name in preferred if name in _registered]
-    built_in = {name for order in PREFERENCE.values() for name in order} | {LAST_RESORT}
-    names += [name for name in _registered if name not in built_in]
+    names += [name for name in _registered if name not in {*names, *_BUILT_IN}]
     if LAST_RESORT in _registered:
         names.append(LAST_RESORT)
     return [
@@ -374,12 +374,7 @@ def list_backends() -> list[BackendStatus]:
 def _register_built_in() -> None:
     """The package's own backends, in so far as their modules are there."""
     package = f"{__package__}.backends"
-    for name, devices in {
-        "triton": ("cuda",),
-        "cuda": ("cuda",),
-        "cpu": ("cpu",),
-        LAST_RESORT: None,
-    }.items():
+    for name, devices in _BUILT_IN.items():
         path = f"{package}.{name}"
         if importlib.util.find_spec(path) is not None:
             register_backend(name, path, devices=devices)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pix2gan.ops.bias_act import _bias_act_grad, representable
 from pix2gan.ops.dispatch import define
-from pix2gan.ops.layout import new_output
+from pix2gan.ops.layout import memory_format, new_output
 
 FUSED_ACTIVATIONS = ("linear", "relu", "lrelu")  # their gradient needs the output only
 
@@ -70,6 +70,7 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     stride, padding, transposed = ctx.geometry
     needs = ctx.needs_input_grad
     g = dy if ctx.plain else _bias_act_grad(dy, None, None, y, *ctx.epilogue)
+    g = g.contiguous(memory_format=memory_format(x))  # so that dx has x's memory format
     dx = dw = ds = dd = dnoise = db = None
     if needs[0] or needs[2]:
         into_s = s is not None and needs[2]

@@ -12,6 +12,7 @@ from torch import Tensor
 from pix2gan.ops.dispatch import define
 from pix2gan.ops.layout import (
     accumulation_dtype,
+    memory_format,
     new_output,
     require_floating,
     require_same_device,
@@ -251,7 +252,7 @@ def _allocate(
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, f, *ctx.options = inputs
-    ctx.in_size, ctx.out_size = x.shape[2:], output.shape[2:]
+    ctx.in_size, ctx.out_size, ctx.format = x.shape[2:], output.shape[2:], memory_format(x)
     ctx.save_for_backward(f)
 
 
@@ -264,7 +265,7 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     fw, fh = filter_size(f)
     (in_h, in_w), (out_h, out_w) = ctx.in_size, ctx.out_size
     dx = _upfirdn2d(
-        dy,
+        dy.contiguous(memory_format=ctx.format),  # so that dx has x's memory format
         f,
         downx,
         downy,

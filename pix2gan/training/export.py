@@ -38,6 +38,9 @@ def export_model(
         training["licence"] = config.licence
     if config.attribution:
         training["attribution"] = config.attribution
+    # What the generator reads and makes, not what the folders are called.
+    domains = ("sketch" if config.sketch else "photo", "photo")
+    reads, makes = domains if config.direction == "AtoB" else domains[::-1]
     architecture: dict[str, Any] = dict(generator.config)  # type: ignore[arg-type]
     model = ModelConfig(
         architecture=architecture,
@@ -47,7 +50,8 @@ def export_model(
             size=config.size,
             fit=config.fit,
             resize_mode="fit" if config.fit == "pad" else "none",
-            domain_a="sketch" if config.sketch else "photo",
+            domain_a=reads,
+            domain_b=makes,
         ),
         direction=config.direction,
         method=config.method,

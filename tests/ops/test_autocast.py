@@ -67,9 +67,7 @@ def test_modulated_conv2d_equals_half_precision_by_hand():
 
 
 def test_float64_is_left_alone():
-    x, w, s = (
-        t.double() for t in (torch.randn(1, 2, 4, 4), torch.randn(3, 2, 3, 3), torch.ones(1, 2))
-    )
+    x, w, s = torch.randn(1, 2, 4, 4).double(), torch.randn(3, 2, 3, 3), torch.ones(1, 2)
     with torch.autocast("cpu", torch.bfloat16):
         assert ops.modulated_conv2d(x, w, s).dtype == torch.float64
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_map_only
 
+from pix2gan import ops
 from pix2gan.ops.cases import cases
 from pix2gan.ops.dispatch import primitives
 
@@ -16,16 +18,20 @@ def op_of(primitive):
     return getattr(torch.ops.pix2gan, primitive).default
 
 
+def channels_last(t):
+    return t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t
+
+
 def differentiable(case):
     """The case's arguments in float32, those that gradients reach requiring them."""
     args = case.cast(torch.float32)
+    if case.primitive == "bias_act_grad2":  # the end of the line
+        return args
     constants = {"upfirdn2d": (1,), "instance_norm_act": (9, 10), "instance_norm_act_grad": (4, 5)}
-    return tuple(
-        a.requires_grad_(i not in constants.get(case.primitive, ()))
-        if isinstance(a, torch.Tensor)
-        else a
-        for i, a in enumerate(args)
-    )
+    for i, a in enumerate(args):
+        if isinstance(a, torch.Tensor) and i not in constants.get(case.primitive, ()):
+            a.requires_grad_()
+    return args
 
 
 def picked(primitive):
@@ -33,7 +39,7 @@ def picked(primitive):
     found = [c for c in cases(primitive) if c.args[0].numel()]
     if primitive == "scaled_conv2d":
         found = [c for c in found if c.args[11] in ("linear", "relu", "lrelu")]
-    return found[:: max(1, len(found) // 4)][:4]
+    return found[:: len(found) // 3][:3]
 
 
 @pytest.mark.parametrize(
@@ -50,18 +56,10 @@ def test_fakes_tell_the_truth(primitive, dtype):
         for last in (False, True):
             args = case.cast(dtype)
             if last:
-                args = tuple(
-                    a.contiguous(memory_format=torch.channels_last)
-                    if isinstance(a, torch.Tensor) and a.dim() == 4
-                    else a
-                    for a in args
-                )
+                args = tree_map_only(torch.Tensor, channels_last, args)
             real = op_of(primitive)(*args)
             with FakeTensorMode(allow_non_fake_inputs=False) as mode:
-                faked = tuple(
-                    mode.from_tensor(a) if isinstance(a, torch.Tensor) else a for a in args
-                )
-                fake = op_of(primitive)(*faked)
+                fake = op_of(primitive)(*tree_map_only(torch.Tensor, mode.from_tensor, args))
             real = real if isinstance(real, tuple) else (real,)
             fake = fake if isinstance(fake, tuple) else (fake,)
             for r, f in zip(real, fake, strict=True):
@@ -69,8 +67,6 @@ def test_fakes_tell_the_truth(primitive, dtype):
 
 
 def test_meta_tensors():
-    from pix2gan import ops
-
     x = torch.empty(2, 3, 8, 8, device="meta")
     assert ops.instance_norm_act(x, pad=1).shape == (2, 3, 10, 10)
     f = torch.empty(4, device="meta")
@@ -78,8 +74,6 @@ def test_meta_tensors():
 
 
 def test_inference_mode():
-    from pix2gan import ops
-
     x = torch.randn(2, 3, 8, 8)
     want = ops.instance_norm_act(x, act="relu", pad=1)
     with torch.inference_mode():

@@ -18,6 +18,7 @@ try:
         instance_norm_stats,
     )
     from pix2gan.ops.backends.triton.launch import INTERPRETED
+    from pix2gan.ops.backends.triton.scaled_conv2d import scaled_conv2d, scaled_conv2d_wgrad
     from pix2gan.ops.backends.triton.upfirdn2d import upfirdn2d
 
     _problem = ""

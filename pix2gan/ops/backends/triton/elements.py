@@ -28,9 +28,8 @@ def to_element(v, dtype: tl.constexpr):
 
 
 @triton.jit
-def dot_operand(v, dtype: tl.constexpr):
-    """An operand of tl.dot in ``dtype``: interpreted, it stays float32 but is rounded alike."""
-    v = to_element(v, dtype)
+def operand(v):
+    """v as tl.dot takes it: interpreted, in float32."""
     if INTERPRETED:
         v = v.to(tl.float32)
     return v

@@ -177,7 +177,7 @@ def pixels_stats_kernel(
     n = tl.program_id(1) + tl.program_id(2) * 32768
     part = tl.program_id(0) // channel_blocks
     c = tl.program_id(0) % channel_blocks * CHANNELS + tl.arange(0, CHANNELS)
-    inside = (c < channels) & (n < images)
+    inside = c < tl.where(n < images, channels, 0)
     begin = part * chunk
     end = tl.minimum(begin + chunk, size)
     offset = n.to(INDEX) * x_image + c
@@ -388,7 +388,7 @@ def normalize_pixels_kernel(
     n = tl.program_id(1) + tl.program_id(2) * 32768
     index = tl.program_id(0) // channel_blocks
     c = tl.program_id(0) % channel_blocks * CHANNELS + tl.arange(0, CHANNELS)
-    inside = (c < channels) & (n < images)
+    inside = c < tl.where(n < images, channels, 0)
     x += (n.to(INDEX) * x_image + c)[None, :]
     series = n * channels + c
     if SOURCE == "own":
@@ -688,7 +688,7 @@ def pixels_gradient_kernel(
     n = tl.program_id(1) + tl.program_id(2) * 32768
     index = tl.program_id(0) // channel_blocks
     c = tl.program_id(0) % channel_blocks * CHANNELS + tl.arange(0, CHANNELS)
-    inside = (c < channels) & (n < images)
+    inside = c < tl.where(n < images, channels, 0)
     series = n * channels + c
     x += (n.to(INDEX) * x_image + c)[None, :]
     dy += (n.to(INDEX) * dy_image + c)[None, :]
