@@ -7,6 +7,7 @@ from pathlib import Path
 from pix2gan.demo.drawings import DRAWINGS, render_drawing
 
 MODEL = "sketch2motorbike"
+_COLUMNS = 4  # each drawing with its photo to the right, two pairs in a row
 
 
 def run_demo(out: str | Path = "pix2gan-demo") -> Path:
@@ -32,6 +33,7 @@ def run_demo(out: str | Path = "pix2gan-demo") -> Path:
         (out / folder).mkdir(parents=True, exist_ok=True)
         for name, picture in pictures.items():
             save_image(out / folder / f"{name.replace(' ', '-')}.png", np.asarray(picture))
-    sheet = side_by_side([list(drawings.values()), list(photos.values())])
+    pairs = [picture for name in drawings for picture in (drawings[name], photos[name])]
+    sheet = side_by_side([pairs[i : i + _COLUMNS] for i in range(0, len(pairs), _COLUMNS)])
     save_image(out / "sheet.png", np.asarray(sheet))
     return out / "sheet.png"
