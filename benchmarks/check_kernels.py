@@ -62,7 +62,11 @@ def _vector(*shape: int) -> Tensor:
 
 
 def _bias_act() -> Iterator[Sample]:
-    from pix2gan.ops.backends.triton import bias_act as module
+    from pix2gan.ops.backends.triton.bias_act import (
+        plan_bias_act,
+        plan_bias_act_grad,
+        plan_bias_act_grad2,
+    )
 
     shapes = {
         "64x64": (8, 256, 64, 64),
@@ -81,19 +85,19 @@ def _bias_act() -> Iterator[Sample]:
         for act in acts:
             name = f"{act} {label}{' channels-last' if last else ''}"
             options = (1, act, 0.2, 1.4, 256.0)
-            yield Sample(name, module.plan_bias_act, (x, b, *options, x))
+            yield Sample(name, plan_bias_act, (x, b, *options, x))
             if act == "lrelu":
-                yield Sample(name, module.plan_bias_act_grad, (x, None, None, x, *options, x))
+                yield Sample(name, plan_bias_act_grad, (x, None, None, x, *options, x))
             else:
-                yield Sample(name, module.plan_bias_act_grad, (x, x, b, None, *options, x))
-                yield Sample(name, module.plan_bias_act_grad2, (x, x, x, b, *options, x))
+                yield Sample(name, plan_bias_act_grad, (x, x, b, None, *options, x))
+                yield Sample(name, plan_bias_act_grad2, (x, x, x, b, *options, x))
     x = _tensor((8, 256, 64, 64), HALF)
     for act in ("linear", "relu", "tanh", "sigmoid", "elu", "selu"):
         options = (1, act, 1.0, 1.0, -1.0)
-        yield Sample(f"{act} without bias", module.plan_bias_act, (x, None, *options, x))
+        yield Sample(f"{act} without bias", plan_bias_act, (x, None, *options, x))
         if act not in ("linear", "relu"):
             arguments = (x, x, x, None, *options, x)
-            yield Sample(f"{act} without bias", module.plan_bias_act_grad2, arguments)
+            yield Sample(f"{act} without bias", plan_bias_act_grad2, arguments)
 
 
 def _upfirdn2d() -> Iterator[Sample]:
@@ -126,7 +130,11 @@ def _upfirdn2d() -> Iterator[Sample]:
 
 
 def _instance_norm() -> Iterator[Sample]:
-    from pix2gan.ops.backends.triton import instance_norm as module
+    from pix2gan.ops.backends.triton.instance_norm import (
+        plan_instance_norm_act,
+        plan_instance_norm_act_grad,
+        plan_instance_norm_stats,
+    )
 
     cases = {
         "64x64 pad 1": ((8, 256, 64, 64), "relu", 1, "reflect"),
@@ -149,17 +157,20 @@ def _instance_norm() -> Iterator[Sample]:
         name = f"{label}{' channels-last' if last else ''}"
         options = (act, 0.2, residual, pad, mode, 1e-5)
         arguments = (x, affine, affine, *options, None, None, y, *stats)
-        yield Sample(name, module.plan_instance_norm_act, arguments)
+        yield Sample(name, plan_instance_norm_act, arguments)
         if label == "64x64 pad 1":
             arguments = (x, None, None, *options, *stats, y, *stats)
-            yield Sample(f"{name}, frozen", module.plan_instance_norm_act, arguments)
-        yield Sample(name, module.plan_instance_norm_stats, (x, *stats))
+            yield Sample(f"{name}, frozen", plan_instance_norm_act, arguments)
+        yield Sample(name, plan_instance_norm_stats, (x, *stats))
         arguments = (y, x, affine, affine, *stats, act, 0.2, pad, mode, 1e-5, False, x, *stats)
-        yield Sample(name, module.plan_instance_norm_act_grad, arguments)
+        yield Sample(name, plan_instance_norm_act_grad, arguments)
 
 
 def _scaled_conv2d() -> Iterator[Sample]:
-    from pix2gan.ops.backends.triton import scaled_conv2d as module
+    from pix2gan.ops.backends.triton.scaled_conv2d import (
+        plan_scaled_conv2d,
+        plan_scaled_conv2d_wgrad,
+    )
 
     # name: N, I, O, size, k, stride, transposed
     cases = {
@@ -190,13 +201,13 @@ def _scaled_conv2d() -> Iterator[Sample]:
         geometry = (stride, padding, transposed)
         epilogue = (noise, _vector(o), "lrelu", 0.2, 1.4, 256.0)
         arguments: tuple[Any, ...] = (x, w, s, d, *geometry, out_size, out_size, *epilogue, y)
-        yield Sample(name, module.plan_scaled_conv2d, arguments)
+        yield Sample(name, plan_scaled_conv2d, arguments)
         if label in ("3x3 64x64", "3x3 transposed 2"):
             plain = (None, None, "linear", 0.0, 1.0, -1.0)
             arguments = (x, w, None, None, *geometry, out_size, out_size, *plain, y)
-            yield Sample(f"{name}, plain", module.plan_scaled_conv2d, arguments)
+            yield Sample(f"{name}, plain", plan_scaled_conv2d, arguments)
         arguments = (x, y, s, d, *geometry, k, k, w)
-        yield Sample(name, module.plan_scaled_conv2d_wgrad, arguments)
+        yield Sample(name, plan_scaled_conv2d_wgrad, arguments)
 
 
 SAMPLES = (_bias_act, _upfirdn2d, _instance_norm, _scaled_conv2d)
@@ -365,11 +376,12 @@ def check(target: str, sample: Sample, seen: set[Any]) -> Iterator[Row]:
         yield Row(target, name, label, threads, usage, problem)
 
 
-def _check_share(job: tuple[str, str, int, int]) -> list[Row]:
-    target, only, share, shares = job
-    seen: set[Any] = set()
-    mine = samples(only)[share::shares]
-    return [row for sample in mine for row in check(target, sample, seen)]
+_seen: set[Any] = set()  # of this process
+
+
+def _check(job: tuple[str, str, int]) -> list[Row]:
+    target, only, index = job
+    return list(check(target, samples(only)[index], _seen))
 
 
 # ---------------------------------------------------------------------------------------------- CUDA
@@ -406,11 +418,11 @@ def main() -> int:
         parser.error("TRITON_INTERPRET is set: interpreted kernels cannot be compiled")
     targets = options.target or TARGETS
     started = time.monotonic()
-    shares = max(options.jobs, 1)
-    jobs = [(target, options.only, i, shares) for target in targets for i in range(shares)]
+    count = len(samples(options.only))
+    jobs = [(target, options.only, i) for target in targets for i in range(count)]
     rows: list[Row] = []
-    with multiprocessing.get_context("spawn").Pool(shares) as pool:
-        for found in pool.imap(_check_share, jobs):
+    with multiprocessing.get_context("spawn").Pool(max(options.jobs, 1)) as pool:
+        for found in pool.imap(_check, jobs):
             rows += found
             for row in found:
                 print(row.line(), flush=True)

@@ -347,7 +347,8 @@ bool use_instruction_set(const std::string& name) {
 #endif
 
 // Found in the file before it is loaded, so that a library built from other sources is not.
-const char source_hash[] = "PIX2GAN_SOURCE_HASH=" PIX2GAN_STRING(PIX2GAN_SOURCE_HASH);
+// `used`: else only the pieces are kept that build() copies it in.
+__attribute__((used)) const char source_hash[] = "PIX2GAN_SOURCE_HASH=" PIX2GAN_STRING(PIX2GAN_SOURCE_HASH);
 
 std::string build() { return source_hash; }
 

@@ -232,8 +232,6 @@ def _stats_cases() -> Iterator[Case]:
             yield Case("instance_norm_stats", label, (_planes(_Random(label), shape, kind),))
 
 
-_EPS = 1e-5
-
 # (act, weight and bias, residual, pad, pad_mode, given statistics, kind of data)
 _NORM_ACT: tuple[tuple[Any, ...], ...] = (
     ("linear", "none", False, 0, "reflect", False, "normal"),
@@ -283,7 +281,8 @@ def _norm_settings() -> Iterator[tuple[str, dict[str, Any]]]:
             bias = random.normal(*per) if affine not in ("none", "weight") else None
             mean = x.mean((2, 3))
             var = (x - mean[:, :, None, None]).square().mean((2, 3))
-            rstd = torch.rsqrt(var + _EPS)
+            eps = 1e-5 if shape[2] * shape[3] > 1 else 0.1  # of one pixel nothing but eps is left
+            rstd = torch.rsqrt(var + eps)
             if given:
                 mean, rstd = mean + 0.1 * random.normal(n, c), rstd * random.positive(n, c)
             yield (
@@ -297,6 +296,7 @@ def _norm_settings() -> Iterator[tuple[str, dict[str, Any]]]:
                     "residual": random.normal(*shape) if with_residual else None,
                     "pad": pad,
                     "pad_mode": mode,
+                    "eps": eps,
                     "given": given,
                     "mean": mean,
                     "rstd": rstd,
@@ -309,13 +309,13 @@ def _norm_act_cases() -> Iterator[Case]:
     for label, v in _norm_settings():
         given = (v["mean"], v["rstd"]) if v["given"] else (None, None)
         head = (v["x"], v["weight"], v["bias"], v["act"], v["alpha"], v["residual"])
-        yield Case("instance_norm_act", label, (*head, v["pad"], v["pad_mode"], _EPS, *given))
+        yield Case("instance_norm_act", label, (*head, v["pad"], v["pad_mode"], v["eps"], *given))
 
 
 def _norm_act_grad_cases() -> Iterator[Case]:
     for label, v in _norm_settings():
         head = (v["dy"], v["x"], v["weight"], v["bias"], v["mean"], v["rstd"])
-        tail = (v["act"], v["alpha"], v["pad"], v["pad_mode"], _EPS, v["given"])
+        tail = (v["act"], v["alpha"], v["pad"], v["pad_mode"], v["eps"], v["given"])
         yield Case("instance_norm_act_grad", label, (*head, *tail))
 
 

@@ -59,18 +59,37 @@ def modulated_conv2d(
     pixel is left.
     """
     require_image(x)
-    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
-        x = x.to(torch.get_autocast_dtype(x.device.type))
+    device = x.device.type
+    if not x.is_meta and torch.is_autocast_enabled(device):
+        if x.dtype != torch.float64:
+            x = x.to(torch.get_autocast_dtype(device))
+        # From here on the dtypes are decided: the demodulation stays float32.
+        with torch.autocast(device, enabled=False):
+            return modulated_conv2d(
+                x,
+                weight,
+                styles,
+                noise,
+                up,
+                down,
+                padding,
+                resample_filter,
+                demodulate,
+                flip_weight,
+                b,
+                act,
+                alpha,
+                gain,
+                clamp,
+            )
     alpha, gain, clip = settings(act, alpha, gain, clamp)
     _check(x, weight, styles, up, down, padding)
-    # From here on the dtypes are decided.
-    with torch.autocast(x.device.type, enabled=False):
-        w, s, d = _modulation(x, weight, styles, demodulate)
-        if not flip_weight:
-            w = w.flip((2, 3))
-        fuse = _may_fuse(act, d, (x, w, s, noise, b))
-        epilogue = _Epilogue(noise, b, act, alpha, gain, clip, fuse)
-        return _resampled(x, w, s, d, up, down, padding, resample_filter, epilogue)
+    w, s, d = _modulation(x, weight, styles, demodulate)
+    if not flip_weight:
+        w = w.flip((2, 3))
+    fuse = _may_fuse(act, d, (x, w, s, noise, b))
+    epilogue = _Epilogue(noise, b, act, alpha, gain, clip, fuse)
+    return _resampled(x, w, s, d, up, down, padding, resample_filter, epilogue)
 
 
 def _check(x: Tensor, weight: Tensor, styles: Tensor, up: int, down: int, padding: int) -> None:
@@ -99,7 +118,7 @@ def _modulation(
     dtype = accumulation_dtype(x.dtype)
     s, w = styles.to(dtype), weight.to(dtype)
     if not demodulate:
-        return w.to(x.dtype), s, None
+        return w.to(x.dtype), s.contiguous(), None
     energy = w.square().sum((2, 3))  # [O, I]
     d = torch.rsqrt(s.square() @ energy.t() + 1e-8)
     if x.dtype != dtype:
@@ -112,7 +131,7 @@ def _modulation(
         d = d * s_scale * w_scale
         s = s / s_scale
         w = w / w_scale[:, None, None, None]
-    return w.to(x.dtype), s, d
+    return w.to(x.dtype), s.contiguous(), d.contiguous()
 
 
 def _or_one(scale: Tensor) -> Tensor:

@@ -71,6 +71,9 @@ def test_meta_tensors():
     assert ops.instance_norm_act(x, pad=1).shape == (2, 3, 10, 10)
     f = torch.empty(4, device="meta")
     assert ops.upsample2d(x, f).shape == (2, 3, 16, 16)
+    w, s = torch.empty(5, 3, 3, 3, device="meta"), torch.empty(2, 3, device="meta")
+    assert ops.modulated_conv2d(x, w, s, None, 2, 1, 1, f).shape == (2, 5, 16, 16)
+    assert ops.bias_act(x, act="tanh").shape == x.shape
 
 
 def test_inference_mode():
