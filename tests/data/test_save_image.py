@@ -77,13 +77,14 @@ def test_profile_and_resolution_are_kept(tmp_path: Path, dtype: Any, suffix: str
     if suffix == ".jpg" and dtype == np.uint16:
         pytest.skip("JPEG has 8 bits")
     path = tmp_path / f"a{suffix}"
-    save_image(path, noise(7, 5, 3, dtype), icc_profile=srgb(), dpi=(300, 150))
+    profile = srgb()  # once: it holds the time at which it was made
+    save_image(path, noise(7, 5, 3, dtype), icc_profile=profile, dpi=(300, 150))
     info = read_image_info(path)
-    assert info.icc_profile == srgb()
+    assert info.icc_profile == profile
     assert info.dpi == pytest.approx((300, 150), rel=1e-3)
     if dtype == np.uint8:  # a second opinion
         with Image.open(path) as image:
-            assert image.info["icc_profile"] == srgb()
+            assert image.info["icc_profile"] == profile
 
 
 def test_a_profile_of_other_channels_is_left_out(tmp_path: Path) -> None:

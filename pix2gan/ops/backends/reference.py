@@ -1,13 +1,12 @@
 """The reference backend: every primitive in plain PyTorch, on any device and in any dtype.
 
 It says what the other backends have to compute, and it is the CPU path of those who have no
-compiler. So it is exact first: half precision is computed in float32 and rounded once. Images are
-taken one at a time where that keeps intermediate results in the cache.
+compiler. So it is exact first: half precision is computed in float32 and rounded once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -247,35 +246,46 @@ def _filter(
 # ------------------------------------------------------------------------------------ instance norm
 
 
-def instance_norm_stats(x: Tensor, mean: Tensor, m2: Tensor) -> None:
-    for n in range(x.shape[0]):
-        _centre(x[n], mean[n], m2[n])
+# Images are taken together up to this many elements, so that what lies between two passes over them
+# (float32, a few tensors) stays in a core's cache, and small images do not pay for many calls.
+_CHUNK = 2**18
+
+
+def _chunks(x: Tensor) -> Iterator[slice]:
+    """Slices of the batch of x."""
+    images = max(1, _CHUNK // max(1, x[0].numel())) if x.shape[0] else 1
+    for start in range(0, x.shape[0], images):
+        yield slice(start, start + images)
 
 
 def _planes(v: Tensor) -> Tensor:
-    """[C] as [C, 1, 1]."""
-    return v[:, None, None]
+    """[n, C] or [C] as [n or 1, C, 1, 1]."""
+    return v.view(-1, v.shape[-1], 1, 1)
+
+
+def _of(parameter: Tensor, images: slice) -> Tensor:
+    """The rows of [N, C] that belong to some images; [C] serves all."""
+    return parameter if parameter.dim() == 1 else parameter[images]
 
 
 def _centre(x: Tensor, mean: Tensor, m2: Tensor) -> tuple[Tensor, Tensor]:
-    """Fills mean and m2 [C] from x [C, H, W]; returns (z, rest) in their dtype, with z - rest = x -
-    mean.
+    """Fills mean and m2 [n, C] from x [n, C, H, W]; returns (z, rest), z - rest being x - mean.
 
     In two passes, the second of which notices what the rounded mean of the first lacks: without
     ``rest`` data far from zero would be off by a rounding of their mean.
     """
-    torch.mean(x, (1, 2), dtype=mean.dtype, out=mean)
+    torch.mean(x, (2, 3), dtype=mean.dtype, out=mean)
     z = x - _planes(mean)
-    rest = z.mean((1, 2))
-    torch.sum(z.square(), (1, 2), out=m2)
-    m2.addcmul_(rest, rest, value=-x.shape[1] * x.shape[2])
+    rest = z.mean((2, 3))
+    torch.sum(z.square(), (2, 3), out=m2)
+    m2.addcmul_(rest, rest, value=-x.shape[2] * x.shape[3])
     mean.add_(rest)
     return z, rest
 
 
-def _row(parameter: Tensor | None, n: int) -> Tensor | None:
-    """[C] of image n from [N, C], or from [C] that serves all images."""
-    return parameter if parameter is None or parameter.dim() == 1 else parameter[n]
+def instance_norm_stats(x: Tensor, mean: Tensor, m2: Tensor) -> None:
+    for n in _chunks(x):
+        _centre(x[n], mean[n], m2[n])
 
 
 def instance_norm_act(
@@ -297,20 +307,21 @@ def instance_norm_act(
     if mean is not None and rstd is not None:
         mean_out.copy_(mean)
         rstd_out.copy_(rstd)
-    for n in range(x.shape[0]):
-        w, b = _row(weight, n), _row(bias, n)
+    for n in _chunks(x):
         if mean is None:
             z, shift = _centre(x[n], mean_out[n], rstd_out[n])
             rstd_out[n].div_(x.shape[2] * x.shape[3]).add_(eps).rsqrt_()
         else:
             z, shift = x[n] - _planes(mean_out[n]), torch.zeros_like(mean_out[n])
-        scale = rstd_out[n] if w is None else rstd_out[n] * w
+        scale = rstd_out[n] if weight is None else rstd_out[n] * _of(weight, n)
         shift.mul_(-scale)
-        z.mul_(_planes(scale)).add_(_planes(shift if b is None else shift.add_(b)))
+        if bias is not None:
+            shift.add_(_of(bias, n))
+        z.mul_(_planes(scale)).add_(_planes(shift))
         _activate_(z, act, alpha)
         if residual is not None:
             z.add_(residual[n])
-        out[n : n + 1].copy_(pad_image(z[None], pad, pad_mode))
+        out[n].copy_(pad_image(z, pad, pad_mode))
 
 
 def instance_norm_act_grad(
@@ -331,18 +342,17 @@ def instance_norm_act_grad(
     dbias: Tensor,
 ) -> None:
     count = x.shape[2] * x.shape[3]
-    for n in range(x.shape[0]):
-        w, b = _row(weight, n), _row(bias, n)
+    for n in _chunks(x):
         xhat = (x[n] - _planes(mean[n])).mul_(_planes(rstd[n]))
         g = torch.empty_like(xhat)
-        g.copy_(pad_image_adjoint(dy[n : n + 1].to(mean.dtype), pad, pad_mode)[0])
+        g.copy_(pad_image_adjoint(dy[n].to(mean.dtype), pad, pad_mode))
         if act != "linear":
-            z = xhat if w is None else xhat * _planes(w)
-            z = z if b is None else z + _planes(b)
+            z = xhat if weight is None else xhat * _planes(_of(weight, n))
+            z = z if bias is None else z + _planes(_of(bias, n))
             _times_slope_(g, z, act, alpha)
-        torch.sum(g, (1, 2), out=dbias[n])
-        torch.sum(g * xhat, (1, 2), out=dweight[n])
-        scale = rstd[n] if w is None else rstd[n] * w
+        torch.sum(g, (2, 3), out=dbias[n])
+        torch.sum(g * xhat, (2, 3), out=dweight[n])
+        scale = rstd[n] if weight is None else rstd[n] * _of(weight, n)
         g.mul_(_planes(scale))
         if not frozen:
             # minus the components along 1 and xhat, which normalisation takes out of x
