@@ -13,6 +13,7 @@ block may have.
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import multiprocessing
 import os
@@ -208,6 +209,28 @@ def _scaled_conv2d() -> Iterator[Sample]:
             yield Sample(f"{name}, plain", plan_scaled_conv2d, arguments)
         arguments = (x, y, s, d, *geometry, k, k, w)
         yield Sample(name, plan_scaled_conv2d_wgrad, arguments)
+    x, w = _tensor((8, 256, 64, 64), SINGLE, True), _tensor((256, 256, 3, 3), SINGLE)
+    s = _vector(8, 256)
+    geometry = (1, 1, False)
+    epilogue = (None, None, "lrelu", 0.2, 1.4, 256.0)
+    arguments = (x, w, s, s, *geometry, 64, 64, *epilogue, x)
+    yield Sample("3x3 without tf32", _without_tf32(plan_scaled_conv2d), arguments)
+    arguments = (x, x, s, s, *geometry, 3, 3, w)
+    yield Sample("3x3 without tf32", _without_tf32(plan_scaled_conv2d_wgrad), arguments)
+
+
+def _without_tf32(plan: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(plan)
+    def planned(*arguments: Any) -> list[Any]:
+        convolutions = torch.backends.cudnn.conv
+        before = convolutions.fp32_precision
+        convolutions.fp32_precision = "ieee"
+        try:
+            return list(plan(*arguments))
+        finally:
+            convolutions.fp32_precision = before
+
+    return planned
 
 
 SAMPLES = (_bias_act, _upfirdn2d, _instance_norm, _scaled_conv2d)

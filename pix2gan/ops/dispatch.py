@@ -333,7 +333,7 @@ def _order(primitive: str, device: str) -> list[str]:
         names.append(LAST_RESORT)
     return [
         name
-        for name in names
+        for name in dict.fromkeys(names)
         if _registered[name].devices_hint is None
         or device in (_registered[name].devices_hint or ())
     ]

@@ -747,8 +747,21 @@ def pixels_gradient_kernel(
 # ----------------------------------------------------------------------------------------- launchers
 
 CHUNKS = 16  # pieces of a plane at most; so many partial results every program can merge
-REGISTERS = 32  # values of a plane that a thread may hold
-REGISTERS_GRADIENT = 16  # there are two of them: x's and the gradient's
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """Sizes in elements, by what the registers of 256 threads hold."""
+
+    single: int  # the largest plane that is one block
+    looped: int  # the block in which larger ones are gone through
+    per_thread: int  # of a block
+
+
+FORWARD = _Blocks(8192, 4096, 16)
+GRADIENT = _Blocks(4096, 2048, 16)  # two values an element: x's and the gradient's
+# Up to nine reads an element; only blocks with rows near the edge do the six for the rows.
+PADDED_GRADIENT = _Blocks(1024, 1024, 8)
 
 
 @dataclass(frozen=True)
@@ -769,37 +782,33 @@ class _Layout:
         return not self.channels_last and self.chunks == 1 and self.chunk <= self.pixels
 
 
-def _layout(
-    x: Tensor, channels_last: bool, registers: int, arch: Architecture
-) -> _Layout:
-    """``registers``: how many values of 32 bits a thread may hold of a block."""
+def _layout(x: Tensor, channels_last: bool, blocks: _Blocks, arch: Architecture) -> _Layout:
     n, c, height, width = x.shape
     size = height * width
-    interpreted = arch.kind == "interpreter"
+    if arch.kind == "interpreter":
+        blocks = _Blocks(512, 256, 16)
     enough = 2 * arch.processors  # programs
     if channels_last:
         # Rows of 128 bytes, where there are so many channels, are whole cache lines.
         others = block_for(c, 128 // x.element_size())
-        elements = 512 if interpreted else 64 * registers
+        elements = min(blocks.looped, 128 * blocks.per_thread)
         pixels = max(min(elements // others, power_of_2(size)), 1)
-        blocks, series, warps = ceil_div(c, others), n, 4
-        small = size <= 4 * pixels
+        channel_blocks, series = ceil_div(c, others), n
     else:
-        # A plane that fits is one block: its pixels stay in registers.
-        largest = 512 if interpreted else 256 * registers
-        pixels = power_of_2(size) if size <= largest else largest // 2
-        fill = min(largest // 4 // pixels, n * c // enough)
+        pixels = power_of_2(size) if size <= blocks.single else blocks.looped
+        fill = min(blocks.looped // pixels, n * c // enough)
         others = 1 << fill.bit_length() - 1 if fill > 0 else 1
-        blocks, series = 1, ceil_div(n * c, others)
-        warps = 8 if others * pixels >= 4096 else 4
-        small = size <= 4 * pixels
+        channel_blocks, series = 1, ceil_div(n * c, others)
+    warps = max(min(power_of_2(others * pixels // (32 * blocks.per_thread)), 8), 1)
     chunks = 1
-    if not small and (interpreted or blocks * series < arch.processors):
-        wanted = ceil_div(enough, blocks * series)
+    if size > 4 * pixels and (
+        arch.kind == "interpreter" or channel_blocks * series < arch.processors
+    ):
+        wanted = ceil_div(enough, channel_blocks * series)
         chunks = max(min(wanted, CHUNKS, ceil_div(size, 2 * pixels)), 1)
     chunk = ceil_div(ceil_div(size, chunks), pixels) * pixels if chunks > 1 else size
     chunks = ceil_div(size, chunk)
-    return _Layout(channels_last, others, blocks, series, pixels, warps, chunks, chunk)
+    return _Layout(channels_last, others, channel_blocks, series, pixels, warps, chunks, chunk)
 
 
 def _part(layout: _Layout, size: int, arch: Architecture) -> int:
@@ -883,7 +892,7 @@ def plan_instance_norm_stats(
         return
     channels_last = x.stride(1) == 1 and not x.is_contiguous()
     x = _dense(x, channels_last)
-    layout = _layout(x, channels_last, REGISTERS, arch)
+    layout = _layout(x, channels_last, FORWARD, arch)
     if layout.chunks == 1:
         yield _stats_launch(x, layout, mean, m2)
         return
@@ -931,7 +940,7 @@ def plan_instance_norm_act(
     channels_last = not out.is_contiguous()
     x = _dense(x, channels_last)
     residual = None if residual is None else _dense(residual, channels_last)
-    layout = _layout(x, channels_last, REGISTERS, arch)
+    layout = _layout(x, channels_last, FORWARD, arch)
     source, mean_in, scale_in = "given", mean, rstd
     if mean is None and layout.chunks == 1:
         source = "own"
@@ -1009,7 +1018,7 @@ def plan_instance_norm_act_grad(
     size = height * width
     channels_last = not dx.is_contiguous()
     x, dy = _dense(x, channels_last), _dense(dy, channels_last)
-    layout = _layout(x, channels_last, REGISTERS_GRADIENT, arch)
+    layout = _layout(x, channels_last, PADDED_GRADIENT if pad else GRADIENT, arch)
     multiplier, shift, unit = divisor(width)
     arguments = {
         "dy": dy,

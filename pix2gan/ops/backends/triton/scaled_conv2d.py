@@ -11,7 +11,8 @@ of nine taps.
 
 Tensor cores want rows of channels. x in NCHW is packed into channels-last by a first kernel, which
 then also applies s; 1x1 convolutions read either layout as it is. w [O, I, kh, kw] is packed as
-[kh, kw, O, I].
+[kh, kw, O, I]. Channels-last x is scaled on load, or beforehand where the sums are so long that
+multiplying in each of the k^2 O / block reads of an element costs more than two passes over memory.
 
 The gradient of the weights is a product over pixels for each tap. s and d come out of the sum over
 the pixels of an image, and multiply the float32 sums. Images, or pieces of them, are divided among
@@ -53,7 +54,7 @@ from pix2gan.ops.backends.triton.launch import (
 
 @triton.jit
 def pack_pixels_kernel(
-    x,  # [N, C, pixels], the pixels' stride 1
+    x,  # [N, C, pixels]
     s,  # [N, C] or None
     out,  # [N, pixels, packed], zeros from C on
     images,
@@ -62,17 +63,19 @@ def pack_pixels_kernel(
     size,
     x_image,
     x_channel,
+    x_pixel,
     channel_blocks,
     CHANNELS: tl.constexpr,
     PIXELS: tl.constexpr,
 ):
-    """Transposes images into channels-last, times s."""
+    """Brings images into channels-last, times s."""
     n = tl.program_id(1) + tl.program_id(2) * 32768
     c = tl.program_id(0) % channel_blocks * CHANNELS + tl.arange(0, CHANNELS)
     p = tl.program_id(0) // channel_blocks * PIXELS + tl.arange(0, PIXELS)
     limit = tl.where(n < images, size, 0)
     mask = (c < channels)[:, None] & (p < limit)[None, :]
-    into = n.to(tl.int64) * x_image + c[:, None].to(tl.int64) * x_channel + p[None, :]
+    into = c[:, None].to(tl.int64) * x_channel + p[None, :].to(tl.int64) * x_pixel
+    into += n.to(tl.int64) * x_image
     v = tl.load(x + into, mask, other=0).to(tl.float32)
     if s is not None:
         v *= tl.load(s + (n * channels + c), c < channels, other=0)[:, None]
@@ -223,7 +226,7 @@ def scaled_conv2d_kernel(
         if not EVEN:
             x_mask = x_mask & (first + i < in_channels)[None, :]
             w_mask = w_mask & (first + i < in_channels)[:, None]
-        x_at = start + (tap_y * y_step + tap_x * x_step)
+        x_at = start if POINTWISE else start + (tap_y * y_step + tap_x * x_step)
         x_at = x_at[:, None] + ((first + i).to(INDEX) * x_channel)[None, :]
         left = tl.load(x + x_at, x_mask, other=0)
         right = tl.load(w_at + (tap_y * w_row + tap_x * w_column + first * w_in), w_mask, other=0)
@@ -381,18 +384,20 @@ class _Tile:
 
 
 def _tile(
-    rows: int, columns: int, products: int, element_size: int, arch: Architecture
+    rows: int, columns: int, products: int, element_size: int, wide: bool, arch: Architecture
 ) -> _Tile:
     """The blocks for ``products`` products of rows x columns: the largest that pay on the
-    architecture, but smaller ones where these are too few to fill it."""
+    architecture, but smaller ones where these are too few to fill it. ``wide``: the registers that
+    a block of 128 x 256 leaves free are enough."""
     if arch.kind == "interpreter":
         return _Tile(min(power_of_2(rows), 64), min(power_of_2(columns), 64), 64, 4, 1)
     if element_size == 4:
         # float32 on ordinary cores, or as tf32 where torch allows it: registers are the limit.
         largest = _Tile(64, 64, 16, 4 if arch.warp == 64 else 8, 2)
     elif arch.at_least(90):
-        # Warp-group instructions of 64 x 256: two groups, three stages of 48 KiB.
-        largest = _Tile(128, 256, 64, 8, 3)
+        # Two warp groups. 128 x 256: 144 KiB in three stages; 128 x 128: 96 KiB, two blocks share
+        # a multiprocessor, and one computes while the other stores.
+        largest = _Tile(128, 256 if wide else 128, 64, 8, 3)
     elif arch.kind == "cuda":
         # 64 KiB in four stages: fits the 99 KiB of smaller GPUs, twice the 163 KiB of sm_80.
         largest = _Tile(128, 128, 32, 8, 4)
@@ -440,8 +445,8 @@ def _pack(x: Tensor, s: Tensor | None) -> tuple[Tensor, Launch]:
     """x * s as [N, packed, H, W] in channels-last, the channels padded with zeros so that rows are
     aligned; and the launch that fills it."""
     n, c, height, width = x.shape
-    dense = x.stride(3) == 1 and x.stride(2) == width
-    x = x if dense else x.contiguous()
+    if x.stride(2) != width * x.stride(3) and height > 1:
+        x = x.contiguous()
     packed = _round_up(c, _alignment(x))
     out = torch.empty((n, height, width, packed), dtype=x.dtype, device=x.device)
     channels, pixels = min(power_of_2(packed), 64), min(power_of_2(height * width), 64)
@@ -459,6 +464,7 @@ def _pack(x: Tensor, s: Tensor | None) -> tuple[Tensor, Launch]:
             "size": height * width,
             "x_image": x.stride(0),
             "x_channel": x.stride(1),
+            "x_pixel": x.stride(3) if width > 1 else x.stride(2),
             "channel_blocks": channel_blocks,
             "CHANNELS": channels,
             "PIXELS": pixels,
@@ -526,7 +532,9 @@ def plan_scaled_conv2d(
     pointwise = kh == kw == stride == 1 and padding == 0
     rows_even = height == 1 or x.stride(2) == width * x.stride(3)
     style_channels = in_channels
-    if not _is_channels_last(x) and not (pointwise and rows_even):
+    long_sums = s is not None and arch.at_least(90) and out_channels * kh * kw >= 1024
+    readable = _is_channels_last(x) or (pointwise and rows_even)
+    if not readable or (long_sums and x.element_size() == 2):
         x, launch = _pack(x, s)
         yield launch
         s, rows_even = None, True
@@ -543,7 +551,8 @@ def plan_scaled_conv2d(
         ceil_div(out_h, stride),
         ceil_div(out_w, stride),
     )
-    tile = _tile(rows * columns, out_channels, n * classes, x.element_size(), arch)
+    wide = s is None and kh * kw > 1
+    tile = _tile(rows * columns, out_channels, n * classes, x.element_size(), wide, arch)
     depth = max(min(tile.depth, power_of_2(in_channels)), 16)
     pixel_blocks = ceil_div(rows * columns, tile.rows)
     out_blocks = ceil_div(out_channels, tile.columns)
@@ -573,8 +582,9 @@ def plan_scaled_conv2d(
             "x_column": x.stride(3),
             "w_out": w.stride(0),
             "w_in": w.stride(1),
-            "w_row": w.stride(2),
-            "w_column": w.stride(3),
+            # of one tap the stride means nothing, and would hide how far the rest is aligned
+            "w_row": w.stride(2) if kh > 1 else 0,
+            "w_column": w.stride(3) if kw > 1 else 0,
             "out_pixel": out_channels if channels_last else 1,
             "out_channel": 1 if channels_last else out_h * out_w,
             "noise_image": 0 if noise is None or noise.shape[0] == 1 else noise.stride(0),
@@ -635,7 +645,8 @@ def plan_scaled_conv2d_wgrad(
     n, _, height, width = small.shape
     size = height * width
     taps = kh * kw
-    tile = _tile(rows, columns, taps * n * ceil_div(size, 512), x.element_size(), arch)
+    products = taps * n * ceil_div(size, 512)  # as many as it might be split into
+    tile = _tile(rows, columns, products, x.element_size(), False, arch)
     row_blocks, column_blocks = ceil_div(rows, tile.rows), ceil_div(columns, tile.columns)
     # Enough programs for two rounds. A split is some images or, where these are few, some pieces
     # of them.

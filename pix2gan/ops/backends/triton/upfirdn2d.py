@@ -153,17 +153,18 @@ def _add_row(
         )
     updated = ()
     for o in tl.static_range(GROUP_Y):
-        tap: tl.constexpr = ROW * UP_Y + PAD_Y - o * DOWN_Y
-        if tap >= 0 and tap < TAPS_Y:
+        # the tap through which output row o reads this row
+        if ROW * UP_Y + PAD_Y - o * DOWN_Y >= 0 and ROW * UP_Y + PAD_Y - o * DOWN_Y < TAPS_Y:
             if SEPARABLE:
+                tap = taps_y[ROW * UP_Y + PAD_Y - o * DOWN_Y]
                 for j in tl.static_range(GROUP_X):
-                    updated = updated + (totals[o * GROUP_X + j] + row[j] * taps_y[tap],)
+                    updated = updated + (totals[o * GROUP_X + j] + row[j] * tap,)
             else:
                 updated = updated + _filter_row(
                     totals[o * GROUP_X : (o + 1) * GROUP_X],
                     samples,
                     taps_x,
-                    tap * TAPS_X,
+                    (ROW * UP_Y + PAD_Y - o * DOWN_Y) * TAPS_X,
                     TAPS_X,
                     UP_X,
                     DOWN_X,
