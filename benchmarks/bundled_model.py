@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +45,16 @@ def main() -> None:
     config = TrainConfig.from_yaml(options.run / "config.yaml")
     if options.data is not None:
         config = dataclasses.replace(config, data=options.data)
-    model = options.run / "model"
-    if not options.no_bundle:
-        model = bundle(model)
-    scores = score(Translator.from_pretrained(str(model)), config) | run_facts(options.run)
+    run_model = options.run / "model"
+    with tempfile.TemporaryDirectory() as folder:
+        # Scored as it will be shipped: in half precision.
+        model = bundle(run_model, Path(folder))
+        scores = score(Translator.from_pretrained(str(model)), config) | run_facts(options.run)
     print(json.dumps(scores, indent=1))
     if options.no_bundle:
         return
+    bundle(run_model, ROOT / "pix2gan" / "pretrained")
+    RESULTS.mkdir(exist_ok=True)
     with atomic_write(RESULTS / f"{NAME}.json", "w") as file:
         json.dump(scores, file, indent=1)
         file.write("\n")
@@ -59,22 +63,16 @@ def main() -> None:
     save_image(images / f"{NAME}-curves.png", open_image(options.run / "curves.png"))
 
 
-def bundle(model: Path) -> Path:
-    """Copy a run's model into the package, in half precision and with its terms."""
+def bundle(model: Path, pretrained: Path) -> Path:
+    """Copy a run's model to ``pretrained / NAME``, in half precision and with its terms."""
     generator, config = load_model(model)
     config = dataclasses.replace(
         config,
         name=NAME,
         licence="CC BY 4.0",
-        training={
-            **config.training,
-            "dataset": "Caltech-101, class Motorbikes",
-            "licence": "CC BY 4.0",
-            "attribution": "Caltech-101 by Fei-Fei Li, Marco Andreetto, Marc'Aurelio Ranzato and "
-            "Pietro Perona (California Institute of Technology)",
-        },
+        training={**config.training, "dataset": "Caltech-101, class Motorbikes"},
     )
-    return save_model(ROOT / "pix2gan" / "pretrained" / NAME, generator, config, dtype="float16")
+    return save_model(pretrained / NAME, generator, config, dtype="float16")
 
 
 def score(translator: Translator, config: TrainConfig) -> dict[str, Any]:
@@ -109,7 +107,7 @@ def run_facts(run: Path) -> dict[str, Any]:
         "trained": {
             "steps": last["step"],
             "hours": round(last["seconds"] / 3600, 2),
-            "device": device_name("cpu"),
+            "device": device_name("cuda" if torch.cuda.is_available() else "cpu"),
             "command": config.training["command"],
             "torch": torch.__version__,
         }

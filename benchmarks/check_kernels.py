@@ -193,8 +193,9 @@ def _scaled_conv2d() -> Iterator[Sample]:
             out_size = (size - 1) * stride - 2 * padding + k
         else:
             out_size = (size + 2 * padding - k) // stride + 1
-        x, y = _tensor((n, i, size, size), dtype, last), _tensor(
-            (n, o, out_size, out_size), dtype, last
+        x, y = (
+            _tensor((n, i, size, size), dtype, last),
+            _tensor((n, o, out_size, out_size), dtype, last),
         )
         w = _tensor((i, o, k, k) if transposed else (o, i, k, k), dtype)
         s, d, noise = _vector(n, i), _vector(n, o), _tensor((n, 1, out_size, out_size), dtype)
@@ -325,7 +326,8 @@ def _hip_usage(assembly: str, shared: int) -> Usage:
         return max((int(v) for v in re.findall(rf"\.{key}:\s*(\d+)", assembly)), default=0)
 
     spilled = sum(
-        number(key) for key in ("vgpr_spill_count", "sgpr_spill_count", "private_segment_fixed_size")
+        number(key)
+        for key in ("vgpr_spill_count", "sgpr_spill_count", "private_segment_fixed_size")
     )
     return Usage(number("vgpr_count"), max(shared, number("group_segment_fixed_size")), spilled)
 

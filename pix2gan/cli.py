@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from cyclopts import App, ArgumentCollection, CycloptsError, Parameter
 from cyclopts.config import Dict
@@ -25,12 +25,28 @@ from pix2gan.training.config import TrainConfig, read_yaml
 DONE, SOME_FAILED, CANNOT = 0, 1, 2
 INTERRUPTED, BROKEN_PIPE = 130, 141  # 128 + SIGINT, 128 + SIGPIPE, as shells count
 
+_NAMED_BY = {"--model", "SOURCE"}  # not a Path, and yet never empty
+
+
+def _refuse_empty_paths(_: App, __: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """ConfigError for -o '' and the like, which ``Path`` takes for the current folder."""
+    for argument in arguments:
+        takes_path = Path in (argument.hint, *get_args(argument.hint))
+        if (takes_path or argument.name in _NAMED_BY) and any(
+            token.value == "" for token in argument.tokens
+        ):
+            raise ConfigError(
+                f'{argument.name} is empty: name a path, "." for the current folder.'
+            )
+
+
 app = App(
     name="pix2gan",
     help="Turn images of one kind into images of another: sketches into photos, and back.",
     version=__version__,
     help_flags=["--help", "-h"],
     version_flags=["--version"],
+    config=_refuse_empty_paths,
     result_action="return_value",
     exit_on_error=False,
     print_error=False,
@@ -54,7 +70,7 @@ def _layer_config_file(command: App, names: tuple[str, ...], arguments: Argument
 train_app = App(
     name="train",
     help="Train a translator on your own images.",
-    config=_layer_config_file,
+    config=(_layer_config_file, _refuse_empty_paths),
     sort_key=2,
 )
 ops_app = App(name="ops", help="Show what computes the ops on this machine.", sort_key=4)
@@ -286,4 +302,6 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         names = [os.fspath(n) for n in (error.filename, error.filename2) if n is not None]
         return f"{' -> '.join(map(str, names))}: {error.strerror}" if names else error.strerror
+    if isinstance(error, Pix2ganError):  # some list files, one a line
+        return "\n".join(line.rstrip() for line in str(error).splitlines())
     return " ".join(str(error).split()) or type(error).__name__

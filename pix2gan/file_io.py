@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,12 +25,15 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
 
     Raises:
         ValueError: If ``mode`` does not write a new file.
-        OSError: As ``open`` and ``os.replace`` do.
+        OSError: As ``open`` and ``os.replace`` do; it names ``path``, not the temporary file.
     """
     if mode not in {"w", "wb", "w+", "wb+", "w+b"}:
         raise ValueError(f"atomic_write writes new files: mode must be 'w' or 'wb', got {mode!r}")
     target = Path(os.path.realpath(path))
-    temporary, file = _open_temporary(target, mode.replace("w", "x"))
+    try:
+        temporary, file = _open_temporary(target, mode.replace("w", "x"))
+    except OSError as error:
+        raise _naming(path, error) from None
     try:
         with file:
             yield file
@@ -38,11 +42,25 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
         with suppress(FileNotFoundError):
             temporary.chmod(target.stat().st_mode & 0o7777)
         temporary.replace(target)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             temporary.unlink()
+        # Errors of the system about our file, whose name means nothing to anybody; the caller may
+        # raise others, which stay what they are.
+        ours = (None, temporary, str(temporary), file.name)
+        if isinstance(error, OSError) and error.errno and error.filename in ours:
+            raise _naming(path, error) from None
         raise
     sync_folder(target.parent)
+
+
+def check_writable(folder: str | os.PathLike[str]) -> None:
+    """OSError if no file can be made in ``folder``; leaves nothing there."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _naming(folder, error) from None
 
 
 def sync_folder(folder: str | os.PathLike[str]) -> None:
@@ -59,6 +77,11 @@ def is_temporary(path: str | os.PathLike[str]) -> bool:
     """Whether ``path`` is named as ``atomic_write`` names its files; a kill leaves them behind."""
     name = Path(path).name
     return name.startswith(".") and name.endswith(".tmp") and name.count(".") >= 3
+
+
+def _naming(path: str | os.PathLike[str], error: OSError) -> OSError:
+    """The same error, of the same class, about ``path``."""
+    return OSError(error.errno, error.strerror or str(error), os.fspath(path))
 
 
 def _open_temporary(target: Path, mode: str) -> tuple[Path, IO[Any]]:

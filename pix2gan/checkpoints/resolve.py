@@ -41,6 +41,11 @@ def resolve_model(model: str | os.PathLike[str]) -> Path:
     Raises:
         CheckpointError: If nothing is found; lists the bundled names and what comes closest.
     """
+    if not os.fspath(model):
+        raise CheckpointError(
+            "The name of the model is empty: give that of a bundled model "
+            f"({', '.join(list_pretrained()) or 'none is bundled'}), a folder, or a hub id org/name"
+        )
     if isinstance(model, str) and model in list_pretrained():
         return pretrained_folder() / model
     path = Path(model).expanduser()

@@ -35,9 +35,13 @@ FREE_ON_RESUME = frozenset(
     }
 )
 
-_POSITIVE = (
+_SIZES = (
     *("size", "in_channels", "out_channels", "width", "batch", "discriminator_width", "n_layers"),
-    *("discriminator_scales", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints"),
+    *("discriminator_scales", "num_downs", "num_blocks"),
+)
+_POSITIVE = (
+    *_SIZES,
+    *("steps", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints"),
 )
 
 
@@ -206,11 +210,13 @@ class TrainConfig:
         for option in dataclasses.fields(self):
             object.__setattr__(self, option.name, _typed(option.name, getattr(self, option.name)))
         for name in _POSITIVE:
-            if getattr(self, name) < 1:
-                raise ConfigError(_says(name, "must be at least 1", getattr(self, name)))
-        for name in ("num_downs", "num_blocks", "steps"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ConfigError(_says(name, "must be at least 1", getattr(self, name)))
+        for name in _SIZES:  # beyond these torch's own arithmetic ends, not only the memory
+            if getattr(self, name) is not None and getattr(self, name) >= 2**31:
+                raise ConfigError(_says(name, "must be below 2**31", getattr(self, name)))
+        if self.seed >= 2**64:
+            raise ConfigError(_says("seed", "must be below 2**64", self.seed))
         for name in ("l1", "feature_matching", "workers", "seed"):
             if getattr(self, name) < 0:
                 raise ConfigError(_says(name, "must not be negative", getattr(self, name)))

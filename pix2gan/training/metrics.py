@@ -50,15 +50,22 @@ class Averages:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The entries of a ``metrics.jsonl``; a line that was cut off is left out."""
+    """The entries of a ``metrics.jsonl``; a line that is cut off or damaged is left out."""
     entries = []
     if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             with suppress(ValueError):
                 entry = json.loads(line)
-                if isinstance(entry, dict) and "step" in entry:
+                if isinstance(entry, dict) and _is_entry(entry):
                     entries.append(entry)
     return entries
+
+
+def _is_entry(entry: Mapping[str, Any]) -> bool:
+    """A whole step, and numbers (or null) for the rest."""
+    return type(entry.get("step")) is int and all(
+        value is None or type(value) in (int, float) for value in entry.values()
+    )
 
 
 class MetricsLog:

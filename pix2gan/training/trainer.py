@@ -11,7 +11,7 @@ import json
 import random
 import signal
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,14 @@ from torch.utils.data import default_collate
 
 from pix2gan.errors import CheckpointError, ConfigError, DataError, Pix2ganError
 from pix2gan.file_io import atomic_write
+from pix2gan.folder_lock import only_run_in
 from pix2gan.training.checkpointing import CheckpointFolder, random_state, restore_random_state
 from pix2gan.training.config import TrainConfig
 from pix2gan.training.curves import draw_curves
 from pix2gan.training.dataset import load_batches
 from pix2gan.training.ema import MovingAverage
 from pix2gan.training.export import export_model
+from pix2gan.training.memory import memory_told
 from pix2gan.training.methods import find_method
 from pix2gan.training.metrics import Averages, MetricsLog, read_metrics
 from pix2gan.training.progress import TrainingProgress
@@ -47,7 +49,7 @@ def train(config: TrainConfig) -> Path:
         ConfigError: If an option makes no sense here; nothing is written.
         DataError: If the data are broken or unmatched; nothing is written.
         CheckpointError: If there are checkpoints to resume from but none can be read.
-        Pix2ganError: If the training diverges.
+        Pix2ganError: If the training diverges, or the memory does not suffice.
         SystemExit: With code 143 after SIGTERM and 130 after Ctrl-C, once a checkpoint is saved.
     """
     return Trainer(config).run()
@@ -65,6 +67,7 @@ class Player:
 class Trainer:
     """Trains one method on one device."""
 
+    @memory_told()
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
         self.device = _choose_device(config.device)
@@ -88,8 +91,25 @@ class Trainer:
         self.checkpoints = CheckpointFolder(config.out / "checkpoints", config.keep_checkpoints)
         self.shown = self._load_shown()
 
+    @memory_told()
     def run(self) -> Path:
-        """Train to the end, from the newest checkpoint if the options say so."""
+        """Train to the end, from the newest checkpoint if the options say so.
+
+        Nobody else trains in the run's folder meanwhile: two would delete each other's files.
+        """
+        out = self.config.out
+        with _told_if_not_writable(out):
+            out.mkdir(parents=True, exist_ok=True)
+        with only_run_in(out) as alone:
+            if alone is False:
+                raise ConfigError(
+                    f"Another training is running in {out}: wait until it ends, or give another "
+                    "--out."
+                )
+            _check_run_folder(self.config)  # again: another may have ended here meanwhile
+            return self._run()
+
+    def _run(self) -> Path:
         config = self.config
         notices: list[str] = []
         if config.resume:
@@ -334,16 +354,14 @@ class Trainer:
 
     def _prepare_folder(self) -> None:
         out = self.config.out
-        try:
-            for folder in (out, out / "samples", out / "checkpoints"):
-                folder.mkdir(parents=True, exist_ok=True)
+        with _told_if_not_writable(out):
+            for folder in (out / "samples", out / "checkpoints"):
+                folder.mkdir(exist_ok=True)
             with atomic_write(out / "config.yaml", "w") as file:
                 file.write(self.config.to_yaml())
             if self.data.held_out:
                 with atomic_write(out / "split.json", "w") as file:
                     json.dump({"held_out": list(self.data.held_out)}, file, indent=1)
-        except OSError as error:
-            raise ConfigError(f"Cannot write to --out {out}: {_reason(error)}.") from error
         self.checkpoints.remove_temporary_files()
 
     def _describe(self) -> str:
@@ -365,8 +383,10 @@ def _choose_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"--device must be auto, cpu or cuda, got {name!r}.") from error
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"--device must be auto, cpu or cuda, got {name!r}.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(f"--device {name} is not there; this machine has {_cuda_devices()}.")
     return device
@@ -393,6 +413,14 @@ def _seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)
+
+
+@contextlib.contextmanager
+def _told_if_not_writable(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"Cannot write to --out {out}: {_reason(error)}.") from error
 
 
 def _reason(error: OSError) -> str:

@@ -19,7 +19,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +34,8 @@ from pix2gan.data.image_io import (
     to_rgb,
 )
 from pix2gan.errors import BackendError, BadImageError, ConfigError, DataError, Pix2ganError
-from pix2gan.file_io import is_temporary
+from pix2gan.file_io import check_writable, is_temporary
+from pix2gan.folder_lock import only_run_in
 from pix2gan.translation.inputs import as_unit_range
 from pix2gan.translation.processing import Array, FloatArray, Prepared
 from pix2gan.translation.progress import FolderProgress
@@ -188,7 +189,7 @@ def translate_folder(
         progress=progress,
     )
     options.check(translator.config.out_channels)
-    source, out = Path(source), Path(out)
+    source, out = _paths(source, out)
     images = _leave_out(out, list_images(source, recursive), source)
     if not images:
         where = "" if recursive else " itself (sub-folders were left out)"
@@ -225,7 +226,7 @@ def translate_paths(
     """
     settings = FolderOptions(**options)
     settings.check(translator.config.out_channels)
-    path, out = Path(source), Path(out)
+    path, out = _paths(source, out)
     if path.is_dir():
         return translate_folder(translator, path, out, **options)
     if path.exists():
@@ -260,6 +261,11 @@ def translate_paths(
 def _translate_file(
     translator: Translator, source: Path, target: Path, options: FolderOptions
 ) -> FolderReport:
+    if options.suffix:
+        raise ConfigError(
+            f"The suffix {options.suffix!r} is for names that are made, and {target} is the whole "
+            "name of the output: leave one of them out"
+        )
     formats = FORMATS if options.format is None else {options.format: FORMATS[options.format]}
     suffixes = sorted({suffix for group in formats.values() for suffix in group})
     if target.suffix.lower() not in suffixes:
@@ -271,6 +277,16 @@ def _translate_file(
     report = _FolderRun(translator, jobs, target.parent, options).run()
     report.out = target
     return report
+
+
+def _paths(
+    source: str | os.PathLike[str], out: str | os.PathLike[str]
+) -> tuple[Path, Path]:
+    """Both as paths; ConfigError for an empty name, which `Path` takes for the current folder."""
+    for what, path in (("source", source), ("out", out)):
+        if not os.fspath(path):
+            raise ConfigError(f'{what} is empty: name a path, "." for the current folder')
+    return Path(source), Path(out)
 
 
 _SUFFIXES_SHOWN = ", ".join(sorted(IMAGE_SUFFIXES))
@@ -358,12 +374,17 @@ class _FolderRun:
                 f"The folder {self.out} for the outputs cannot be made ({error.strerror}): choose "
                 "another"
             ) from None
+        if any(self._is_wanted(job) for job in self.jobs) and (error := self._out_error()):
+            raise ConfigError(
+                f"The folder {self.out} for the outputs cannot be written to ({error.strerror}): "
+                "choose another"
+            )
         self.real_out = os.path.realpath(self.out)
         self.decoders = ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
         self.encoders = ThreadPoolExecutor(self.workers, thread_name_prefix="encode")
         try:
             with (
-                _only_run_in(self.out) as alone,
+                only_run_in(self.out) as alone,
                 FolderProgress(len(self.jobs), self.options.progress) as self.progress,
             ):
                 if alone:
@@ -379,6 +400,14 @@ class _FolderRun:
         self.report.failed.sort(key=lambda failure: order[failure[0]])
         self.report.seconds = time.monotonic() - started
         return self.report
+
+    def _out_error(self) -> OSError | None:
+        """Why nothing can be written to `out`, if so."""
+        try:
+            check_writable(self.out)
+        except OSError as error:
+            return error
+        return None
 
     # What to decode
 
@@ -534,7 +563,7 @@ class _FolderRun:
             try:
                 future.result()
             except OSError as error:
-                if error.errno in _FATAL_ERRNOS:
+                if error.errno in _FATAL_ERRNOS or self._out_error():
                     raise Pix2ganError(
                         f"{job.target} cannot be written ({error.strerror}): put that right and "
                         f"run the same again; the {self.report.done} images that are done will "
@@ -555,6 +584,9 @@ class _FolderRun:
 def _reason(error: Exception) -> str:
     if isinstance(error, BadImageError):
         return error.reason
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{os.fspath(error.filename)}: " if error.filename is not None else ""
+        return f"{where}{error.strerror}"
     text = " ".join(str(error).split()) or type(error).__name__
     return text if isinstance(error, Pix2ganError) else f"{type(error).__name__}: {text}"[:300]
 
@@ -574,26 +606,6 @@ def _without_alpha(image: Array) -> Array:
     if channels == 2:
         return to_grey(image)
     return to_rgb(image) if channels == 4 else image
-
-
-@contextmanager
-def _only_run_in(folder: Path) -> Iterator[bool]:
-    """Whether no other run writes to `folder` now; while this one does, others get False."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield False
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-        else:
-            yield True
-    finally:
-        os.close(descriptor)
 
 
 def _remove_left_behind(jobs: Sequence[Job]) -> None:

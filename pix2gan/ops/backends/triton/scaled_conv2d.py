@@ -384,16 +384,18 @@ class _Tile:
 
 
 def _tile(
-    rows: int, columns: int, products: int, element_size: int, wide: bool, arch: Architecture
+    rows: int, columns: int, products: int, precision: str, wide: bool, arch: Architecture
 ) -> _Tile:
     """The blocks for ``products`` products of rows x columns: the largest that pay on the
-    architecture, but smaller ones where these are too few to fill it. ``wide``: the registers that
-    a block of 128 x 256 leaves free are enough."""
+    architecture, but smaller ones where these are too few to fill it. ``precision``: "half",
+    "tf32" or "ieee"; ``wide``: the registers that a block of 128 x 256 leaves free are enough."""
     if arch.kind == "interpreter":
         return _Tile(min(power_of_2(rows), 64), min(power_of_2(columns), 64), 64, 4, 1)
-    if element_size == 4:
-        # float32 on ordinary cores, or as tf32 where torch allows it: registers are the limit.
-        largest = _Tile(64, 64, 16, 4 if arch.warp == 64 else 8, 2)
+    if precision == "ieee":
+        # float32 on ordinary cores: 32 sums a thread, and what they are made of, in registers.
+        largest = _Tile(64, 64, 16, 8 if arch.name == "gfx1100" else 4, 2)
+    elif precision == "tf32":
+        largest = _Tile(128, 64, 32, 4, 3)
     elif arch.at_least(90):
         # Two warp groups. 128 x 256: 144 KiB in three stages; 128 x 128: 96 KiB, two blocks share
         # a multiprocessor, and one computes while the other stores.
@@ -422,9 +424,11 @@ def _tile(
 
 
 def _precision(dtype: torch.dtype, arch: Architecture) -> str:
-    """tf32 for float32 where PyTorch lets convolutions use it, and the GPU has it."""
-    if dtype == torch.float32 and arch.kind == "cuda":
-        return "tf32" if torch.backends.cudnn.conv.fp32_precision == "tf32" else "ieee"
+    """ "half", "ieee", or "tf32": that only where PyTorch lets convolutions use it."""
+    if dtype != torch.float32:
+        return "half"
+    if arch.kind == "cuda" and torch.backends.cudnn.conv.fp32_precision == "tf32":
+        return "tf32"
     return "ieee"
 
 
@@ -552,7 +556,8 @@ def plan_scaled_conv2d(
         ceil_div(out_w, stride),
     )
     wide = s is None and kh * kw > 1
-    tile = _tile(rows * columns, out_channels, n * classes, x.element_size(), wide, arch)
+    precision = _precision(x.dtype, arch)
+    tile = _tile(rows * columns, out_channels, n * classes, precision, wide, arch)
     depth = max(min(tile.depth, power_of_2(in_channels)), 16)
     pixel_blocks = ceil_div(rows * columns, tile.rows)
     out_blocks = ceil_div(out_channels, tile.columns)
@@ -603,7 +608,7 @@ def plan_scaled_conv2d(
             "EVEN": in_channels % depth == 0,
             "ACT": act,
             "CLAMP": clamp >= 0,
-            "PRECISION": _precision(x.dtype, arch),
+            "PRECISION": "tf32" if precision == "tf32" else "ieee",
             "PIXELS": tile.rows,
             "OUTS": tile.columns,
             "INS": depth,
@@ -646,7 +651,8 @@ def plan_scaled_conv2d_wgrad(
     size = height * width
     taps = kh * kw
     products = taps * n * ceil_div(size, 512)  # as many as it might be split into
-    tile = _tile(rows, columns, products, x.element_size(), False, arch)
+    precision = _precision(x.dtype, arch)
+    tile = _tile(rows, columns, products, precision, False, arch)
     row_blocks, column_blocks = ceil_div(rows, tile.rows), ceil_div(columns, tile.columns)
     # Enough programs for two rounds. A split is some images or, where these are few, some pieces
     # of them.
@@ -694,7 +700,7 @@ def plan_scaled_conv2d_wgrad(
             "KW": kw,
             "STRIDE": stride,
             "UNIT_WIDTH": unit,
-            "PRECISION": _precision(x.dtype, arch),
+            "PRECISION": "tf32" if precision == "tf32" else "ieee",
             "ROWS": tile.rows,
             "COLUMNS": tile.columns,
             "PIXELS": tile.depth,
