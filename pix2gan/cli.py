@@ -35,9 +35,7 @@ def _refuse_empty_paths(_: App, __: tuple[str, ...], arguments: ArgumentCollecti
         if (takes_path or argument.name in _NAMED_BY) and any(
             token.value == "" for token in argument.tokens
         ):
-            raise ConfigError(
-                f'{argument.name} is empty: name a path, "." for the current folder.'
-            )
+            raise ConfigError(f'{argument.name} is empty: name a path, "." for the current folder.')
 
 
 app = App(

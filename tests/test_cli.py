@@ -112,6 +112,43 @@ def test_translate_spells_its_options_as_python_does() -> None:
     assert options - {"source", "more", "model", "out"} == python - {"generator"}
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["translate", "", "-m", "m", "-o", "o"],
+        ["translate", "a", "-m", "", "-o", "o"],
+        ["translate", "a", "-m", "m", "-o", ""],
+        ["train", "pix2pix", "", "--out", "o"],
+        ["train", "pix2pix", "D", "--out", ""],
+        ["evaluate", "", "b"],
+        ["evaluate", "a", "b", "--report", ""],
+        ["demo", "--out="],
+    ],
+)
+def test_empty_paths_are_refused(
+    arguments: list[str],
+    capsys: pytest.CaptureFixture[str],
+    trained: list[TrainConfig],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == 2
+    assert " is empty: name a path" in error_line(capsys)
+    assert trained == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_lists_of_files_stay_lists(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for folder, name in (("a", "1.png"), ("b", "2.png")):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / folder / name)
+    assert cli.main(["evaluate", str(tmp_path / "a"), str(tmp_path / "b")]) == 2
+    first, *files = capsys.readouterr().err.splitlines()
+    assert first.startswith("pix2gan: error: 2 images of")
+    assert files == [f"  {tmp_path / 'a' / '1.png'}", f"  {tmp_path / 'b' / '2.png'}"]
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     import pix2gan
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pix2gan.file_io import atomic_write, is_temporary
+from pix2gan.file_io import atomic_write, check_writable, is_temporary
 
 
 def names_in(folder: Path) -> list[str]:
@@ -116,3 +116,27 @@ for i in itertools.count():
         assert len(content) == 100_000
         assert len(set(content)) == 1
     assert all(is_temporary(name) or name == "a" for name in names_in(tmp_path))
+
+
+def test_errors_name_the_file_and_no_temporary_one(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for path, kind in ((folder, IsADirectoryError), (tmp_path / "absent" / "a", FileNotFoundError)):
+        with pytest.raises(kind) as raised, atomic_write(path) as file:
+            file.write(b"a")
+        assert (raised.value.filename, raised.value.filename2) == (str(path), None)
+    assert names_in(tmp_path) == ["folder"]
+
+
+def test_errors_of_others_stay_what_they_are(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as raised, atomic_write(tmp_path / "a"):
+        (tmp_path / "source").read_bytes()
+    assert raised.value.filename == str(tmp_path / "source")
+
+
+def test_whether_a_folder_takes_files(tmp_path: Path) -> None:
+    check_writable(tmp_path)
+    assert names_in(tmp_path) == []
+    with pytest.raises(OSError, match="absent") as raised:
+        check_writable(tmp_path / "absent")
+    assert raised.value.filename == str(tmp_path / "absent")

@@ -1,7 +1,8 @@
 """From images of any size to training samples: fitting to a square and random augmentation.
 
-Images here are uint8 ``[H, W, C]``. Both images of a pair go through the same geometry. Every
-random choice comes from a seed that the caller derives from (seed, epoch, index).
+Images here are uint8 ``[H, W, C]``; ``resize`` and ``pad_to_square`` also take float32 in [0, 1],
+for translation does with them what training did. Both images of a pair go through the same
+geometry. Every random choice comes from a seed that the caller derives from (seed, epoch, index).
 """
 
 from __future__ import annotations
@@ -97,11 +98,18 @@ def pad_to_square(image: Array, size: int) -> Array:
 
 
 def plain_colour(image: Array, side: Side, tolerance: int = 12) -> Array | None:
-    """Colour ``[C]`` of one side's border if nearly all of it has one, else None."""
+    """Colour ``[C]`` of one side's border if nearly all of it has one, else None.
+
+    Args:
+        image: uint8, or float32 in [0, 1].
+        side: Where to look.
+        tolerance: In levels of 8 bits.
+    """
     strip = _border_strip(image, side)
     colour = np.median(strip, axis=0)
-    near = (np.abs(strip - colour) <= tolerance).all(axis=1)
-    return colour.astype(np.uint8) if near.mean() >= 0.98 else None
+    levels = 255 if image.dtype.kind == "f" else 1
+    near = (np.abs(strip - colour) * levels <= tolerance).all(axis=1)
+    return colour.astype(image.dtype) if near.mean() >= 0.98 else None
 
 
 def has_plain_background(photo: Array) -> bool:
@@ -163,8 +171,9 @@ def _bring_to_top(image: Array, side: Side) -> Array:
 
 
 def _border_strip(image: Array, side: Side) -> Array:
-    """Pixels within 2 of a side, ``[count, C]``."""
-    return _bring_to_top(image, side)[:2].reshape(-1, image.shape[2]).astype(np.int16)
+    """Pixels within 2 of a side, ``[count, C]``, signed."""
+    strip = _bring_to_top(image, side)[:2].reshape(-1, image.shape[2])
+    return strip if image.dtype.kind == "f" else strip.astype(np.int16)
 
 
 def is_photo(image: Array) -> bool:

@@ -279,9 +279,7 @@ def _translate_file(
     return report
 
 
-def _paths(
-    source: str | os.PathLike[str], out: str | os.PathLike[str]
-) -> tuple[Path, Path]:
+def _paths(source: str | os.PathLike[str], out: str | os.PathLike[str]) -> tuple[Path, Path]:
     """Both as paths; ConfigError for an empty name, which `Path` takes for the current folder."""
     for what, path in (("source", source), ("out", out)):
         if not os.fspath(path):
@@ -374,9 +372,10 @@ class _FolderRun:
                 f"The folder {self.out} for the outputs cannot be made ({error.strerror}): choose "
                 "another"
             ) from None
-        if any(self._is_wanted(job) for job in self.jobs) and (error := self._out_error()):
+        refused = self._out_error() if any(map(self._is_wanted, self.jobs)) else None
+        if refused is not None:
             raise ConfigError(
-                f"The folder {self.out} for the outputs cannot be written to ({error.strerror}): "
+                f"The folder {self.out} for the outputs cannot be written to ({refused.strerror}): "
                 "choose another"
             )
         self.real_out = os.path.realpath(self.out)

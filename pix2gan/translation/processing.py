@@ -18,18 +18,17 @@ import math
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from pix2gan.checkpoints.model_config import ModelConfig
+from pix2gan.data import transforms
+from pix2gan.data.image_io import to_channels, to_grey
 from pix2gan.errors import BadImageError
 
 Array: TypeAlias = npt.NDArray[Any]
 FloatArray: TypeAlias = npt.NDArray[np.float32]
 
-# Rec. 601 luma, what Pillow and OpenCV mean by grey.
-_LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 _FULL_SCALE = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}
 
 
@@ -71,6 +70,7 @@ class Processing:
         self.low, self.high = config.value_range
         self.sketch = config.preprocessing.domain_a == "sketch"
         self.size = config.preprocessing.size
+        self.fit = config.preprocessing.fit
         self.resize_mode = config.preprocessing.resize_mode
         self.multiple = multiple
         self.minimum = minimum
@@ -95,10 +95,12 @@ class Processing:
             opacity = alpha.astype(np.float32) / _FULL_SCALE[image.dtype.name]
             values = values * opacity + (1.0 - opacity)
         values = self._to_channels(values, name)
-        scaled, canvas = self._sizes(size, resize or self.resize_mode)
+        resize = resize or self.resize_mode
+        scaled, canvas = self._sizes(size, resize)
         values = _resize(values, scaled)
         origin = ((canvas[0] - scaled[0]) // 2, (canvas[1] - scaled[1]) // 2)
-        values = self._pad(values, canvas, origin)
+        as_in_training = resize == "fit" and self.fit == "pad"
+        values = self._pad(values, canvas, origin, as_in_training)
         values = values * np.float32(self.high - self.low) + np.float32(self.low)
         return Prepared(
             values=np.ascontiguousarray(values.transpose(2, 0, 1)),
@@ -153,7 +155,7 @@ class Processing:
             )
         if image.dtype == np.bool_:
             return image.astype(np.uint8) * np.uint8(255)
-        if image.dtype in (np.uint8, np.uint16):
+        if image.dtype.kind == "u" and image.dtype.itemsize <= 2:
             return image.astype(image.dtype.newbyteorder("="), copy=False)
         if image.dtype.kind != "f":
             raise BadImageError(
@@ -175,6 +177,8 @@ class Processing:
         channels = image.shape[2]
         if channels == self.channels and channels not in (1, 3):
             return image, None  # as many as the network takes: none of them is alpha
+        if channels <= 4 and self.channels in (2, 4) and not self.sketch:
+            return to_channels(image, self.channels), None  # without alpha means opaque
         if channels in (2, 4):
             return image[:, :, :-1], image[:, :, -1:]
         if channels not in (1, 3):
@@ -187,7 +191,7 @@ class Processing:
         """[H, W, C] -> [H, W, the network's channels]."""
         have = values.shape[2]
         if have == 3 and (self.sketch or self.channels == 1):
-            values, have = (values @ _LUMA)[:, :, None], 1
+            values, have = to_grey(values), 1
         if have == self.channels:
             return values
         if have == 1 and (self.channels == 3 or self.sketch):
@@ -207,7 +211,11 @@ class Processing:
         return math.ceil(max(length, self.minimum) / self.multiple) * self.multiple
 
     def _pad(
-        self, values: FloatArray, canvas: tuple[int, int], origin: tuple[int, int]
+        self,
+        values: FloatArray,
+        canvas: tuple[int, int],
+        origin: tuple[int, int],
+        as_in_training: bool,
     ) -> FloatArray:
         height, width, _ = values.shape
         margins = [
@@ -220,6 +228,8 @@ class Processing:
         if self.sketch:
             # Paper goes on beyond the edge of a drawing; its strokes do not come back mirrored.
             return np.pad(values, margins, mode="constant", constant_values=1.0)
+        if as_in_training:
+            return transforms.pad_to_square(values, canvas[0])
         # NumPy mirrors over and over where the margin is wider than the picture, and repeats the
         # only row or column where there is nothing to mirror.
         return np.pad(values, margins, mode="reflect")
@@ -233,11 +243,7 @@ def _quantize(image: FloatArray, dtype: str) -> Array:
 
 
 def _resize(values: FloatArray, size: tuple[int, int]) -> FloatArray:
-    """[H, W, C] -> [size[0], size[1], C]: averages when shrinking, cubic when enlarging."""
-    height, width, channels = values.shape
-    if (height, width) == size:
+    """[H, W, C] -> [size[0], size[1], C] as in training, without what cubic overshoots."""
+    if values.shape[:2] == size:
         return values
-    shrinks = size[0] < height or size[1] < width
-    method = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
-    resized = cv2.resize(np.ascontiguousarray(values), (size[1], size[0]), interpolation=method)
-    return np.clip(resized.reshape(size[0], size[1], channels), 0.0, 1.0)
+    return np.clip(transforms.resize(np.ascontiguousarray(values), *size), 0.0, 1.0)

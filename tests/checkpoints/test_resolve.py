@@ -97,3 +97,8 @@ def test_an_unreachable_hub_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(CheckpointError, match="pip install huggingface_hub"):
         resolve_model("org/name")
+
+
+def test_an_empty_name_is_not_the_current_folder() -> None:
+    with pytest.raises(CheckpointError, match="The name of the model is empty"):
+        resolve_model("")

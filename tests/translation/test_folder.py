@@ -596,6 +596,18 @@ def test_a_full_disk_ends_the_run_with_one_sentence(
     assert translate(mirror, photos, tmp_path / "out").done == 26
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that takes no files")
+def test_an_output_folder_that_takes_no_files_is_one_sentence(
+    mirror: Translator, photos: Path
+) -> None:
+    with pytest.raises(
+        ConfigError, match=r"/proc for the outputs cannot be written to \([^)]+\): "
+    ):
+        translate(mirror, photos, Path("/proc"))
+    with pytest.raises(ConfigError, match="/proc for the outputs cannot be written to"):
+        translate_paths(mirror, photos / "0.png", "/proc/foo.png")
+
+
 def test_an_output_that_cannot_be_written_is_one_failure(
     mirror: Translator, photos: Path, tmp_path: Path
 ) -> None:
@@ -604,6 +616,7 @@ def test_an_output_that_cannot_be_written_is_one_failure(
     (out / "deep").write_text("a file where a folder should be")
     report = translate(mirror, photos, out)
     assert (report.done, len(report.failed)) == (10, 20)
+    assert {reason for _, reason in report.failed if "Error" in reason} == set()
 
 
 # Files and globs
@@ -624,6 +637,16 @@ def test_a_single_file(mirror: Translator, tmp_path: Path) -> None:
         translate_paths(mirror, path, tmp_path / "o.gif")
     with pytest.raises(ConfigError, match=r"let its name end in \.webp"):
         translate_paths(mirror, path, tmp_path / "o.png", format="webp")
+    with pytest.raises(ConfigError, match=r"suffix '_photo' is for names that are made"):
+        translate_paths(mirror, path, tmp_path / "o.png", suffix="_photo")
+
+
+def test_empty_names_are_not_the_current_folder(mirror: Translator, photos: Path) -> None:
+    for run in (translate_folder, translate_paths):
+        with pytest.raises(ConfigError, match="source is empty"):
+            run(mirror, "", photos / "out")
+        with pytest.raises(ConfigError, match="out is empty"):
+            run(mirror, photos, "")
 
 
 def test_a_single_output_tidies_up_only_after_itself(mirror: Translator, tmp_path: Path) -> None:

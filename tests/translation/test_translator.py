@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pix2gan.checkpoints import save_model
-from pix2gan.data.image_io import save_image
+from pix2gan.data.image_io import save_image, to_channels
+from pix2gan.data.transforms import fit_image
 from pix2gan.errors import BadImageError, CheckpointError, ConfigError
 from pix2gan.translation import Translator
 
@@ -142,6 +143,18 @@ def test_fit_shows_the_network_the_size_it_was_trained_at(make_mirror: MakeMirro
     assert mirror.generator.seen[-1].shape == (1, 3, 200, 104)  # type: ignore[union-attr,index]
 
 
+@pytest.mark.parametrize("frame", ["plain", "busy"])
+def test_fit_pads_as_training_does(make_mirror: MakeMirror, frame: str) -> None:
+    mirror = make_mirror(size=32, fit="pad", resize_mode="fit")
+    pixels = picture(100, 61)
+    if frame == "plain":
+        pixels[:, :4] = pixels[:, -4:] = (200, 180, 20)
+    mirror(pixels)
+    seen = mirror.generator.seen[0][0].permute(1, 2, 0).numpy()  # type: ignore[union-attr,index]
+    trained = fit_image(pixels, 32, "pad")
+    np.testing.assert_allclose((seen + 1) * 127.5, trained, atol=1.01)
+
+
 def test_the_smallest_size_of_a_network_is_kept(make_mirror: MakeMirror) -> None:
     network = Mirror()
     network.minimum_size = 24  # type: ignore[assignment]
@@ -264,12 +277,30 @@ def test_networks_of_other_channel_counts(make_mirror: MakeMirror) -> None:
         many = make_mirror(in_channels=channels)
         pixels = picture(9, 7, channels)
         assert np.array_equal(many(pixels, output="numpy"), pixels)
-        with pytest.raises(
-            BadImageError, match=f"it has 3 channels, and the model takes {channels}"
-        ):
-            many(picture(8, 8))
+    with pytest.raises(BadImageError, match="it has 3 channels, and the model takes 6"):
+        many(picture(8, 8))
     with pytest.raises(ConfigError, match=r'6 channels .* output="numpy"'):
         many(pixels)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_network_for_alpha_sees_images_without_as_opaque(
+    make_mirror: MakeMirror, channels: int
+) -> None:
+    pixels = picture(8, 9, channels)
+    result = make_mirror(in_channels=4)(pixels, output="numpy")
+    assert np.array_equal(result, to_channels(pixels, 4))
+    assert (result[..., 3] == 255).all()
+
+
+def test_six_channels_are_scaled(make_mirror: MakeMirror) -> None:
+    many = make_mirror(in_channels=6, size=16, resize_mode="fit")
+    assert many(picture(40, 30, 6), output="numpy").shape == (40, 30, 6)
+
+
+def test_big_endian_arrays(mirror: Translator) -> None:
+    pixels = picture(8, 9).astype(np.uint16) * 257
+    assert np.array_equal(mirror(pixels.astype(">u2"), output="numpy"), pixels)
 
 
 EXIF_ORIENTATIONS = {

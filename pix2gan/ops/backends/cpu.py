@@ -38,9 +38,7 @@ def supports(primitive: str, *args: Any) -> bool:
     if positions is None:
         return False
     dtype = args[0].dtype
-    return dtype in DTYPES and all(
-        args[i] is None or args[i].dtype == dtype for i in positions[1:]
-    )
+    return dtype in DTYPES and all(args[i] is None or args[i].dtype == dtype for i in positions[1:])
 
 
 # The native ops take the arguments of the primitives as they are.

@@ -98,9 +98,7 @@ def _chunk_statistics(
 
 
 @triton.jit
-def _load_chunks(
-    mean_in, m2_in, series, count, inside, chunks, chunk, size, CHUNKS: tl.constexpr
-):
+def _load_chunks(mean_in, m2_in, series, count, inside, chunks, chunk, size, CHUNKS: tl.constexpr):
     """(mean, m2) merged from chunks; ``series`` [channels or planes] says where, ``count`` is the
     number of all series."""
     k = tl.arange(0, CHUNKS)
@@ -392,9 +390,7 @@ def normalize_pixels_kernel(
     x += (n.to(INDEX) * x_image + c)[None, :]
     series = n * channels + c
     if SOURCE == "own":
-        mean, m2 = _chunk_statistics(
-            x, 0, x_pixel, inside[None, :], 0, size, 0, PIXELS, CHANNELS
-        )
+        mean, m2 = _chunk_statistics(x, 0, x_pixel, inside[None, :], 0, size, 0, PIXELS, CHANNELS)
         rstd = tl.rsqrt(m2 / size + eps)
     elif SOURCE == "chunks":
         mean, m2 = _load_chunks(
@@ -615,9 +611,7 @@ def planes_gradient_kernel(
             into_weight += g * xhat
         dbias, dweight = tl.sum(into_bias, 1), tl.sum(into_weight, 1)
     else:
-        dweight, dbias = _sum_chunks(
-            dweight_in, dbias_in, plane, planes, inside, chunks, CHUNKS
-        )
+        dweight, dbias = _sum_chunks(dweight_in, dbias_in, plane, planes, inside, chunks, CHUNKS)
 
     if SOURCE == "none":
         to = tl.program_id(0) * planes + plane
@@ -946,9 +940,7 @@ def plan_instance_norm_act(
         source = "own"
     elif mean is None:
         source = "chunks"
-        mean_in, scale_in = (
-            mean_out.new_empty((layout.chunks, *mean_out.shape)) for _ in range(2)
-        )
+        mean_in, scale_in = (mean_out.new_empty((layout.chunks, *mean_out.shape)) for _ in range(2))
         yield _stats_launch(x, layout, mean_in, scale_in)
     # What the programs of a plane, or of a block of channels, divide among them.
     size = out.shape[2] * out.shape[3] if channels_last else height * width

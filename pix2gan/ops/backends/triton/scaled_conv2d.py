@@ -315,7 +315,9 @@ def weight_gradient_kernel(
     lane = tl.arange(0, PIXELS)
     up, left = tap // KW - padding, tap % KW - padding
 
-    total = tl.zeros([ROWS, COLUMNS], tl.float32)
+    to = (split * (KH * KW) + tap).to(tl.int64) * rows * columns
+    to = to + (r.to(tl.int64)[:, None] * columns + c[None, :])
+    mask = row_inside[:, None] & column_inside[None, :]
     begin = split * per_split
     for segment in range(begin, tl.minimum(begin + per_split, segments)):
         n = segment // chunks
@@ -340,10 +342,11 @@ def weight_gradient_kernel(
             part *= tl.load(small_scale + (n * rows + r), row_inside, other=0)[:, None]
         if big_scale is not None:
             part *= tl.load(big_scale + (n * columns + c), column_inside, other=0)[None, :]
-        total += part
-    to = (split * (KH * KW) + tap).to(tl.int64) * rows * columns
-    to = to + (r.to(tl.int64)[:, None] * columns + c[None, :])
-    tl.store(out + to, total, row_inside[:, None] & column_inside[None, :])
+        # The sum over segments stands in memory: a second one in registers would not fit.
+        if segment > begin:
+            tl.debug_barrier()
+            part += tl.load(out + to, mask, other=0)
+        tl.store(out + to, part, mask)
 
 
 @triton.jit
@@ -399,6 +402,7 @@ def _tile(
     elif arch.at_least(90):
         # Two warp groups. 128 x 256: 144 KiB in three stages; 128 x 128: 96 KiB, two blocks share
         # a multiprocessor, and one computes while the other stores.
+        wide = wide and not arch.at_least(100)  # whose sums must come through registers at the end
         largest = _Tile(128, 256 if wide else 128, 64, 8, 3)
     elif arch.kind == "cuda":
         # 64 KiB in four stages: fits the 99 KiB of smaller GPUs, twice the 163 KiB of sm_80.
@@ -551,9 +555,13 @@ def plan_scaled_conv2d(
 
     # Transposed with stride 1: the gradient of an ordinary convolution has one class only.
     classes = stride * stride if transposed else 1
-    rows, columns = (out_h, out_w) if not transposed else (
-        ceil_div(out_h, stride),
-        ceil_div(out_w, stride),
+    rows, columns = (
+        (out_h, out_w)
+        if not transposed
+        else (
+            ceil_div(out_h, stride),
+            ceil_div(out_w, stride),
+        )
     )
     wide = s is None and kh * kw > 1
     precision = _precision(x.dtype, arch)
@@ -663,9 +671,7 @@ def plan_scaled_conv2d_wgrad(
     segments = n * chunks
     per_split = max(ceil_div(segments, wanted), 1)
     splits = max(ceil_div(segments, per_split), 1)
-    parts = torch.empty(
-        (splits, taps, rows, columns), dtype=torch.float32, device=x.device
-    )
+    parts = torch.empty((splits, taps, rows, columns), dtype=torch.float32, device=x.device)
     multiplier, shift, unit = divisor(width)
     yield Launch(
         weight_gradient_kernel,
