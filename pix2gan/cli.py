@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -300,6 +301,6 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         names = [os.fspath(n) for n in (error.filename, error.filename2) if n is not None]
         return f"{' -> '.join(map(str, names))}: {error.strerror}" if names else error.strerror
-    if isinstance(error, Pix2ganError):  # some list files, one a line
-        return "\n".join(line.rstrip() for line in str(error).splitlines())
+    if isinstance(error, Pix2ganError):  # some list files, one an indented line
+        return re.sub(r"\s*\n(?!  )\s*", " ", str(error)).strip()
     return " ".join(str(error).split()) or type(error).__name__

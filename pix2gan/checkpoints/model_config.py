@@ -44,11 +44,14 @@ class Preprocessing:
 
     Attributes:
         size: Height and width of the training images, in pixels.
-        fit: How pictures were brought to that size: "pad" (whole picture, white margins),
-            "resize" (whole picture, stretched) or "crop" (a part of it).
+        fit: How pictures were brought to that size: "pad" (whole picture, its border continued
+            into the margins), "resize" (whole picture, stretched) or "crop" (a part of it).
+            Translation pads in the same way with "pad" and `resize_mode` "fit".
         resize_mode: What translation does by default: "none" runs the network at the image's own
             resolution; "fit" scales the image until its longer side is `size`, and the result back
-            (right for networks that have learned whole objects of one size).
+            (right for networks that have learned whole objects of one size). Models trained with
+            `fit` "resize" or "crop" say "none", and so see images at another scale than in training
+            unless these are about as large as training images scaled to `size`.
         domain_a: What the inputs are, "sketch" or "photo" or any other word. "sketch" has a
             meaning: drawings are grey, dark on white, and have white around them.
         domain_b: What the outputs are.

@@ -7,6 +7,7 @@ print(report.summary())
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -17,10 +18,10 @@ import torch
 from torch import Tensor
 
 from pix2gan.data.image_io import list_images, open_image, to_float, to_rgb
-from pix2gan.errors import BadImageError, DataError
+from pix2gan.errors import BadImageError, ConfigError, DataError
 from pix2gan.evaluation import metrics
 from pix2gan.evaluation.scores import ImageScores, MeanScores, PairedScores, finite, versions
-from pix2gan.file_io import atomic_write
+from pix2gan.file_io import atomic_write, check_writable
 
 MAX_LISTED = 20
 
@@ -92,10 +93,14 @@ def evaluate_folders(
     Raises:
         DataError: Names every file without a partner; or, once all were read, every file that is
             broken, of another size than its partner, or too small. Nothing is written then.
+        ConfigError: The seed is none of torch's, or the report cannot be written where it is told
+            to be; said before anything is scored.
     """
+    if not 0 <= seed < 2**64:
+        raise ConfigError(f"seed must be at least 0 and below 2**64, got {seed}")
     pairs = match_images(Path(outputs), Path(references))
     if report is not None:
-        Path(report).parent.mkdir(parents=True, exist_ok=True)
+        _check_report(Path(report))
     scores = PairedScores(len(pairs), seed=seed)
     problems = []
     for done, (name, output, reference) in enumerate(pairs, start=1):
@@ -118,8 +123,22 @@ def evaluate_folders(
         versions=versions(),
     )
     if report is not None:
+        Path(report).parent.mkdir(parents=True, exist_ok=True)
         result.write(Path(report))
     return result
+
+
+def _check_report(path: Path) -> None:
+    """ConfigError if the report cannot be written there; makes nothing."""
+    if path.is_dir():
+        raise ConfigError(f"The report {path} is a folder: name a file")
+    folder = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
+    try:
+        check_writable(folder)
+    except OSError as error:
+        raise ConfigError(
+            f"The report {path} cannot be written ({folder}: {error.strerror}): choose another file"
+        ) from None
 
 
 def match_images(outputs: Path, references: Path) -> list[tuple[str, Path, Path]]:

@@ -23,7 +23,7 @@ def read_image(image: ImageLike, name: str) -> tuple[Array, str]:
     Args:
         image: A path; a PIL image of any mode; an array [H, W] or [H, W, C]; a tensor [H, W] or
             [C, H, W], floating point in [0, 1] or uint8.
-        name: What to call it if it has no name of its own.
+        name: What to call it if it has no name of its own: its number, put behind "image".
 
     Returns:
         [H, W] or [H, W, C] in the dtype of the original; names of files are their paths.
@@ -46,7 +46,7 @@ def read_image(image: ImageLike, name: str) -> tuple[Array, str]:
     if isinstance(image, np.ndarray):
         return image, name
     raise TypeError(
-        f"{name} is a {type(image).__name__}; give a path, a PIL image, an array, a tensor or a "
+        f"image {name} is a {type(image).__name__}; give a path, a PIL image, an array, a tensor or a "
         "list of them"
     )
 

@@ -106,7 +106,8 @@ class Translator:
                 point in [0, 1]), a tensor [C, H, W] (floating point in [0, 1], or uint8), or a list
                 of them; an array [N, H, W, C] or a tensor [N, C, H, W] counts as a list.
             batch_size: How many images of equal size go through the network at once.
-            output: "pil": `PIL.Image`, 8 bits. "numpy": [H, W, C] in the dtype of the original.
+            output: "pil": `PIL.Image`, 8 bits. "numpy": [H, W, C] in the dtype of the original
+                if that is uint8, uint16 or float32; other floats give float32, and bool uint8.
                 "tensor": float32 [C, H, W] in [0, 1] on the original's device (the CPU if it was no
                 tensor); [N, C, H, W] if `images` was one tensor of that shape.
             resize: "none" runs the network at the image's resolution, "fit" at the one that it was
@@ -128,7 +129,7 @@ class Translator:
         )
         batch: list[Any] = list(images) if many else [images]  # type: ignore[arg-type]
         prepared = [
-            self.processing.prepare(*read_image(image, f"image {i + 1}"), resize)
+            self.processing.prepare(*read_image(image, str(i + 1)), resize)
             for i, image in enumerate(batch)
         ]
         results = self._run_all(prepared, check_batch_size(batch_size))
@@ -239,10 +240,15 @@ def _find_device(device: str | torch.device | None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         found = torch.device(device)
-        torch.empty(0, device=found)
-    except Exception as error:
-        reason = " ".join(str(error).split())[:160]
-        raise ConfigError(f"The device {str(device)!r} cannot be used here: {reason}") from None
+    except RuntimeError:
+        raise ConfigError(f"device must be cpu or cuda, got {str(device)!r}") from None
+    if found.type == "cuda" and (found.index or 0) >= (count := torch.cuda.device_count()):
+        present = f"{count} CUDA device{'s' if count > 1 else ''}" if count else "no CUDA device"
+        raise ConfigError(f"device {found} is not there; this machine has {present}")
+    try:
+        torch.ones(1, device=found).add(1).cpu()
+    except Exception:  # "meta" and kinds that this torch was not built for
+        raise ConfigError(f"device must be cpu or cuda: {found} does not compute here") from None
     return found
 
 

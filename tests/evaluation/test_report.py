@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pix2gan.data.image_io import save_image
-from pix2gan.errors import DataError
+from pix2gan.errors import ConfigError, DataError
 from pix2gan.evaluation import metrics, report
 from pix2gan.evaluation.report import evaluate_folders, match_images
 from pix2gan.evaluation.scores import PairedScores
@@ -220,3 +220,25 @@ def test_many_images_give_fewer_patches_each():
         return PairedScores(expected).protocol()["swd"]["patches_per_image"]
 
     assert [patches(n) for n in (0, 1, 2048, 4096, 10**9)] == [128, 128, 128, 64, 1]
+
+
+def test_where_the_report_cannot_go_is_said_first(folders: tuple[Path, Path], tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    for report in (tmp_path, tmp_path / "file" / "new" / "report.json"):
+        with pytest.raises(ConfigError, match=f"^The report {report} "):
+            evaluate_folders(*folders, report=report, progress=lambda *_: pytest.fail("scored"))
+
+
+def test_no_folder_is_made_for_a_report_that_is_not_written(tmp_path: Path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.png").write_text("broken")
+    with pytest.raises(DataError, match="1 of 1 pairs cannot be scored"):
+        evaluate_folders(tmp_path / "a", tmp_path / "b", report=tmp_path / "new" / "report.json")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("seed", [-1, -(10**20), 2**64])
+def test_seeds_that_are_none(folders: tuple[Path, Path], seed: int):
+    with pytest.raises(ConfigError, match="seed must be at least 0 and below"):
+        evaluate_folders(*folders, seed=seed)

@@ -402,7 +402,7 @@ def test_batches_shrink_until_they_fit(make_mirror: MakeMirror, error: type[Exce
     ],
 )
 def test_unusable_arrays(mirror: Translator, image: Any, complaint: str) -> None:
-    with pytest.raises(BadImageError, match=f"image 2: .*{complaint}"):
+    with pytest.raises(BadImageError, match=f"^Cannot use image 2: .*{complaint}"):
         mirror([picture(4, 4), image])
 
 
@@ -430,8 +430,13 @@ def test_unusable_options(mirror: Translator) -> None:
             mirror(image, batch_size=batch_size)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="image 1 is a dict"):
         mirror({})  # type: ignore[arg-type]
-    for device in ("gpu", "cuda:99", "cpu:x"):
-        with pytest.raises(ConfigError, match=f"The device '{device}' cannot be used"):
+    for device, complaint in (
+        ("gpu", "device must be cpu or cuda, got 'gpu'$"),
+        ("cpu:x", "device must be cpu or cuda, got 'cpu:x'$"),
+        ("meta", "device must be cpu or cuda: meta does not compute here"),
+        ("cuda:99", "device cuda:99 is not there; this machine has "),
+    ):
+        with pytest.raises(ConfigError, match=complaint):
             Translator(Mirror(), mirror.config, device=device)
     with pytest.raises(ConfigError, match="dtype must be one of float32, bfloat16"):
         Translator(Mirror(), mirror.config, dtype="float16")

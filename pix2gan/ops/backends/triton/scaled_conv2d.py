@@ -332,12 +332,12 @@ def weight_gradient_kernel(
             at = (p - y * width) * STRIDE + left
             y = y * STRIDE + up
             live = p < end
-            from_small = p.to(INDEX)[:, None] * small_pixel + r[None, :]
-            v = tl.load(small_at + from_small, live[:, None] & row_inside[None, :], other=0)
+            from_small = r[:, None] + p.to(INDEX)[None, :] * small_pixel
+            v = tl.load(small_at + from_small, row_inside[:, None] & live[None, :], other=0)
             reached = live & (y >= 0) & (y < big_height) & (at >= 0) & (at < big_width)
             from_big = (y.to(INDEX) * big_row + at.to(INDEX) * big_column)[:, None] + c[None, :]
             u = tl.load(big_at + from_big, reached[:, None] & column_inside[None, :], other=0)
-            part = tl.dot(tl.trans(operand(v)), operand(u), part, input_precision=PRECISION)
+            part = tl.dot(operand(v), operand(u), part, input_precision=PRECISION)
         if small_scale is not None:
             part *= tl.load(small_scale + (n * rows + r), row_inside, other=0)[:, None]
         if big_scale is not None:
