@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -11,32 +10,13 @@ from torch.utils.data import DataLoader, Dataset
 from pix2gan.data.sampler import ResumableSampler
 
 
-class ResumableLoader(DataLoader[Any]):
-    """Endless batches from the sampler's position on; each batch handed out advances it.
-
-    So ``loader.sampler_state()`` between two steps of training is the state to resume from,
-    whatever the workers have prepared ahead.
-    """
-
-    batch_sampler: ResumableSampler
-
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        for batch in super().__iter__():
-            self.batch_sampler.advance(self.batch_sampler.batch)
-            yield batch
-
-    def sampler_state(self) -> dict[str, Any]:
-        """State of the sampler, as ``ResumableSampler.load_state_dict`` takes it."""
-        return self.batch_sampler.state_dict()
-
-
 def make_loader(
     dataset: Dataset[Any], sampler: ResumableSampler, workers: int = 0, pin_memory: bool = False
-) -> ResumableLoader:
+) -> DataLoader[Any]:
     """Load batches in ``workers`` processes, or in this one with 0; the batches are the same.
 
-    ``sampler.position`` moves as batches are handed out: call neither ``sampler.advance`` nor
-    count elsewhere. To resume, ``sampler.load_state_dict`` before iterating.
+    They go on from ``sampler.position`` without end. To resume, give a sampler that starts at the
+    number of samples consumed.
 
     Args:
         dataset: Takes ``(epoch, index)`` keys and makes every random choice from them.
@@ -44,7 +24,7 @@ def make_loader(
         workers: Number of processes; they stay alive as long as the iterator.
         pin_memory: Whether batches are put in page-locked memory, for copies to a GPU.
     """
-    return ResumableLoader(
+    return DataLoader(
         dataset,
         batch_sampler=sampler,
         num_workers=workers,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Sampler
 
-from pix2gan.errors import CheckpointError, ConfigError
+from pix2gan.errors import ConfigError
 
 SampleKey = tuple[int, int]
 """(epoch, index): what a dataset needs to make a sample, random choices included."""
@@ -20,9 +20,9 @@ class ResumableSampler(Sampler[list[SampleKey]]):
     The stream is the concatenation of one permutation per epoch, each depending on nothing but
     (seed, epoch). Every sample is seen exactly once an epoch; a batch may straddle two epochs.
 
-    ``position`` is the number of samples consumed. Iterating starts there and does not move it,
-    because a loader's workers draw batches ahead of the training that they feed. Whoever consumes
-    moves it: ``make_loader``'s loader calls ``advance`` for each batch that it hands out.
+    Iterating starts at ``position``, the number of samples consumed before, and does not move it: a
+    loader's workers draw batches ahead of the training that they feed, which alone knows how many
+    it has consumed.
     """
 
     def __init__(self, length: int, batch: int, seed: int = 0, position: int = 0) -> None:
@@ -46,34 +46,6 @@ class ResumableSampler(Sampler[list[SampleKey]]):
             self._order = permutation(self.length, self.seed, epoch)
             self._epoch = epoch
         return epoch, int(self._order[place])
-
-    @property
-    def epoch(self) -> int:
-        """Whole epochs consumed."""
-        return self.position // self.length
-
-    def advance(self, samples: int) -> None:
-        """Note that this many samples were consumed."""
-        self.position += samples
-
-    def state_dict(self) -> dict[str, Any]:
-        """``position`` and, to recognise another data set, ``length`` and ``seed``."""
-        return {"position": self.position, "length": self.length, "seed": self.seed}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue at ``state["position"]``; the batch size may differ from the one saved.
-
-        Raises:
-            CheckpointError: If the state belongs to a data set of another length, or another seed.
-        """
-        for name in ("length", "seed"):
-            saved, present = state.get(name), getattr(self, name)
-            if saved is not None and saved != present:
-                raise CheckpointError(
-                    f"Cannot resume the data stream: its {name} was {saved} and is {present} now; "
-                    "use the same data and options as before, or start a new run."
-                )
-        self.position = int(state["position"])
 
 
 def permutation(length: int, seed: int, epoch: int) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -13,14 +13,12 @@ from pix2gan.training.config import TrainConfig
 from pix2gan.training.multiscale import MultiscaleDiscriminator
 
 
-def create_configured_generator(config: TrainConfig, *, reverse: bool = False) -> Generator:
-    """The generator that ``config`` asks for, A -> B; B -> A if ``reverse``.
+def create_configured_generator(config: TrainConfig) -> Generator:
+    """The generator that ``config`` asks for.
 
     Raises:
         ConfigError: If there is no such generator, or it cannot take images of ``config.size``.
     """
-    channels = (config.in_channels, config.out_channels)
-    in_channels, out_channels = reversed(channels) if reverse else channels
     options: dict[str, Any] = {
         "width": config.width,
         "norm": config.norm,
@@ -33,7 +31,10 @@ def create_configured_generator(config: TrainConfig, *, reverse: bool = False) -
         if getattr(config, name) is not None:
             options[name] = getattr(config, name)
     generator = create_generator(
-        config.generator, in_channels=in_channels, out_channels=out_channels, **options
+        config.generator,
+        in_channels=config.in_channels,
+        out_channels=config.out_channels,
+        **options,
     )
     if config.size % generator.multiple or config.size < generator.minimum_size:
         raise ConfigError(

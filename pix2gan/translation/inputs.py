@@ -46,8 +46,8 @@ def read_image(image: ImageLike, name: str) -> tuple[Array, str]:
     if isinstance(image, np.ndarray):
         return image, name
     raise TypeError(
-        f"image {name} is a {type(image).__name__}; give a path, a PIL image, an array, a tensor or a "
-        "list of them"
+        f"image {name} is a {type(image).__name__}; give a path, a PIL image, an array, a tensor "
+        "or a list of them"
     )
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pix2gan.data.sampler import ResumableSampler, permutation, random_stream
-from pix2gan.errors import CheckpointError, ConfigError
+from pix2gan.errors import ConfigError
 
 
 def take(sampler: ResumableSampler, batches: int) -> list[list[tuple[int, int]]]:
@@ -40,18 +40,15 @@ def test_resuming_continues_the_same_stream(
 ) -> None:
     first = ResumableSampler(length, batch, seed=5)
     stream = [key for keys in take(first, 80) for key in keys]
-    first.advance(consumed * batch)
-    second = ResumableSampler(length, other_batch, seed=5)
-    second.load_state_dict(first.state_dict())
+    second = ResumableSampler(length, other_batch, seed=5, position=consumed * batch)
     rest = [key for keys in take(second, 4) for key in keys]
     assert rest == stream[consumed * batch : consumed * batch + len(rest)]
-    assert second.epoch == consumed * batch // length
 
 
 def test_iterating_does_not_move_the_position() -> None:
     sampler = ResumableSampler(7, 3, seed=1, position=5)
     assert take(sampler, 4) == take(sampler, 4)
-    assert sampler.state_dict()["position"] == 5
+    assert sampler.position == 5
 
 
 def test_epochs_and_seeds_differ() -> None:
@@ -75,14 +72,6 @@ def test_streams_of_numbers_are_independent() -> None:
     ]
     assert len(set(numbers)) == len(numbers)
     assert random_stream(3, 1).integers(2**60) == random_stream(3, 1).integers(2**60)
-
-
-def test_another_data_set_is_noticed() -> None:
-    state = ResumableSampler(7, 3, seed=1).state_dict()
-    with pytest.raises(CheckpointError, match="length was 7 and is 8"):
-        ResumableSampler(8, 3, seed=1).load_state_dict(state)
-    with pytest.raises(CheckpointError, match="seed was 1 and is 2"):
-        ResumableSampler(7, 3, seed=2).load_state_dict(state)
 
 
 def test_nonsense_is_refused() -> None:

@@ -224,9 +224,9 @@ def test_many_images_give_fewer_patches_each():
 
 def test_where_the_report_cannot_go_is_said_first(folders: tuple[Path, Path], tmp_path: Path):
     (tmp_path / "file").write_text("")
-    for report in (tmp_path, tmp_path / "file" / "new" / "report.json"):
-        with pytest.raises(ConfigError, match=f"^The report {report} "):
-            evaluate_folders(*folders, report=report, progress=lambda *_: pytest.fail("scored"))
+    for path in (tmp_path, tmp_path / "file" / "new" / "report.json"):
+        with pytest.raises(ConfigError, match=f"^The report {path} "):
+            evaluate_folders(*folders, report=path, progress=lambda *_: pytest.fail("scored"))
 
 
 def test_no_folder_is_made_for_a_report_that_is_not_written(tmp_path: Path):

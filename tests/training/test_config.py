@@ -56,6 +56,10 @@ def test_length(options: dict[str, float], images: int, steps: int) -> None:
         ({"dropout": "yes"}, "--dropout must be true or false, got 'yes'."),
         ({"discriminator_scales": 0}, "--discriminator-scales must be at least 1"),
         ({"data": ""}, "--data must be a path, got ''."),
+        ({"seed": -1}, "--seed must not be negative, got -1."),
+        ({"seed": 2**64}, "--seed must be below 2**64"),
+        ({"width": 2**31}, "--width must be below 2**31"),
+        ({"num_blocks": 10**30}, "--num-blocks must be below 2**31"),
     ],
 )
 def test_bad_values_are_named(options: dict[str, object], message: str) -> None:

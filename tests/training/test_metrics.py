@@ -54,6 +54,23 @@ def test_log_drops_what_a_resumed_run_makes_again(tmp_path: Path) -> None:
     assert list((tmp_path / "tensorboard").iterdir())
 
 
+def test_damaged_lines_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    lines = [
+        b'{"step": 1, "l1": 0.5}',
+        b'\xff\xfe\x00{"step": 2}',
+        b'{"step": "3", "l1": 1.0}',
+        b'{"step": NaN}',
+        b'{"step": 4, "l1": "\xff"}',
+        b'{"step": 5, "l1": null}',
+        b'{"step": 6, "l1"',
+    ]
+    path.write_bytes(b"\n".join(lines))
+    assert read_metrics(path) == [{"step": 1, "l1": 0.5}, {"step": 5, "l1": None}]
+    MetricsLog(tmp_path, 4, print).close()
+    assert read_metrics(path) == [{"step": 1, "l1": 0.5}]
+
+
 def test_tensorboard_that_fails_stops_nothing(tmp_path: Path) -> None:
     (tmp_path / "tensorboard").write_text("a file where the folder should be")
     said: list[str] = []

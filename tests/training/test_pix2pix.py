@@ -10,7 +10,6 @@ from pix2gan.errors import ConfigError
 from pix2gan.training.methods import find_method, list_methods, register_method
 from pix2gan.training.methods.pix2pix import Pix2Pix
 from pix2gan.training.multiscale import MultiscaleDiscriminator
-from pix2gan.training.networks import create_configured_generator
 
 BATCH = {
     "A": torch.linspace(-1, 1, 2 * 3 * 16 * 16).view(2, 3, 16, 16).sin(),
@@ -94,11 +93,6 @@ def test_channels(tiny) -> None:
     method = Pix2Pix(tiny(in_channels=1, out_channels=4))
     batch = {"A": torch.zeros(1, 1, 16, 16), "B": torch.zeros(1, 4, 16, 16)}
     assert [update.player for update in method.step(batch)] == ["discriminator", "generator"]
-
-
-def test_reverse_generator(tiny) -> None:
-    generator = create_configured_generator(tiny(in_channels=1, out_channels=4), reverse=True)
-    assert (generator.in_channels, generator.out_channels) == (4, 1)
 
 
 @pytest.mark.parametrize(

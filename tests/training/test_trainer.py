@@ -22,6 +22,7 @@ from pix2gan.checkpoints.native import load_model
 from pix2gan.errors import CheckpointError, ConfigError, DataError, Pix2ganError
 from pix2gan.training import TrainConfig, train
 from pix2gan.training.checkpointing import CheckpointFolder, load_checkpoint
+from pix2gan.training.dataset import open_paired_data
 from pix2gan.training.export import command_line
 from pix2gan.training.methods import register_method
 from pix2gan.training.methods.pix2pix import Pix2Pix
@@ -404,6 +405,8 @@ def test_a_folder_in_use_is_left_alone(tiny) -> None:
         ({"size": 18}, ConfigError, "--size 18"),
         ({"device": "cuda:77"}, ConfigError, "--device cuda:77 is not there"),
         ({"device": "toaster"}, ConfigError, "--device must be"),
+        ({"device": "meta"}, ConfigError, "--device must be auto, cpu or cuda, got 'meta'"),
+        ({"width": 2**31 - 1}, Pix2ganError, "a smaller --batch, --width or --size"),
         ({"data": "nowhere"}, DataError, "nowhere"),
     ],
 )
@@ -412,6 +415,68 @@ def test_bad_options_write_nothing(tiny, options, error: type[Exception], messag
     with pytest.raises(error, match=message):
         train(config)
     assert not config.out.exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"),
+    ],
+)
+def test_running_out_of_memory_is_one_sentence(tiny, monkeypatch, error: Exception) -> None:
+    def fail() -> None:
+        raise error
+
+    at_step(monkeypatch, 6, fail)
+    with pytest.raises(Pix2ganError, match="a smaller --batch, --width or --size") as caught:
+        train(tiny())
+    assert "\n" not in str(caught.value)
+    assert final_state(tiny().out)["step"] == 5
+
+
+def test_other_errors_are_not_taken_for_memory(tiny, monkeypatch) -> None:
+    def fail() -> None:
+        raise RuntimeError("sizes do not match")
+
+    at_step(monkeypatch, 1, fail)
+    with pytest.raises(RuntimeError, match="sizes do not match"):
+        train(tiny())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no flock")
+def test_a_run_in_progress_is_left_alone(tiny, monkeypatch) -> None:
+    refused: list[str] = []
+
+    def train_too() -> None:
+        temporary = tiny().out / "checkpoints" / ".step_000005.pt.0123abcd.tmp"
+        temporary.write_bytes(b"in progress")
+        with pytest.raises(ConfigError, match="Another training is running in") as caught:
+            train(tiny(resume=True))
+        refused.append(str(caught.value))
+        assert temporary.exists()
+
+    at_step(monkeypatch, 3, train_too)
+    run = train(tiny())
+    assert len(refused) == 1
+    monkeypatch.undo()
+    train(tiny(resume=True))  # the lock ends with the run
+    assert not list((run / "checkpoints").glob(".*.tmp"))
+
+
+def test_the_data_s_own_test_set_is_not_read(tiny, pairs: Path, tmp_path: Path) -> None:
+    for path in pairs.rglob("*.png"):
+        target = tmp_path / "data" / f"train{path.parent.name}" / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    for side in "AB":
+        (tmp_path / "data" / f"test{side}").mkdir()
+        (tmp_path / "data" / f"test{side}" / "last.png").write_bytes(b"not an image")
+    for holdout in (0.0, 0.3):
+        data = open_paired_data(tiny(data=tmp_path / "data", holdout=holdout))
+        assert "last" not in [*data.train.names, *data.show.names]
 
 
 def test_broken_and_unmatched_files_are_named_before_anything_is_written(

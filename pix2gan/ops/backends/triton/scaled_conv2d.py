@@ -315,9 +315,7 @@ def weight_gradient_kernel(
     lane = tl.arange(0, PIXELS)
     up, left = tap // KW - padding, tap % KW - padding
 
-    to = (split * (KH * KW) + tap).to(tl.int64) * rows * columns
-    to = to + (r.to(tl.int64)[:, None] * columns + c[None, :])
-    mask = row_inside[:, None] & column_inside[None, :]
+    total = tl.zeros([ROWS, COLUMNS], tl.float32)
     begin = split * per_split
     for segment in range(begin, tl.minimum(begin + per_split, segments)):
         n = segment // chunks
@@ -342,11 +340,10 @@ def weight_gradient_kernel(
             part *= tl.load(small_scale + (n * rows + r), row_inside, other=0)[:, None]
         if big_scale is not None:
             part *= tl.load(big_scale + (n * columns + c), column_inside, other=0)[None, :]
-        # The sum over segments stands in memory: a second one in registers would not fit.
-        if segment > begin:
-            tl.debug_barrier()
-            part += tl.load(out + to, mask, other=0)
-        tl.store(out + to, part, mask)
+        total += part
+    to = r[:, None] * columns + c[None, :]
+    out += (split * (KH * KW) + tap).to(tl.int64) * rows * columns
+    tl.store(out + to, total, row_inside[:, None] & column_inside[None, :])
 
 
 @triton.jit
