@@ -383,32 +383,39 @@ class _Tile:
     stages: int
 
 
-def _tile(
-    rows: int, columns: int, products: int, precision: str, wide: bool, arch: Architecture
-) -> _Tile:
-    """The blocks for ``products`` products of rows x columns: the largest that pay on the
-    architecture, but smaller ones where these are too few to fill it. ``precision``: "half",
-    "tf32" or "ieee"; ``wide``: the registers that a block of 128 x 256 leaves free are enough."""
+def _largest(precision: str, kind: str, arch: Architecture) -> _Tile:
+    """The blocks of a large product on an architecture. ``precision``: "half", "tf32" or "ieee";
+    ``kind``: "plain", "scaled" (on load) or "gradient" (of the weights, with two sets of sums)."""
     if arch.kind == "interpreter":
-        return _Tile(min(power_of_2(rows), 64), min(power_of_2(columns), 64), 64, 4, 1)
+        return _Tile(64, 64, 64, 4, 1)
     if precision == "ieee":
         # float32 on ordinary cores: 32 sums a thread, and what they are made of, in registers.
-        largest = _Tile(64, 64, 16, 8 if arch.name == "gfx1100" else 4, 2)
-    elif precision == "tf32":
-        largest = _Tile(128, 64, 32, 4, 3)
-    elif arch.at_least(90):
-        # Two warp groups. 128 x 256: 144 KiB in three stages; 128 x 128: 96 KiB, two blocks share
+        return _Tile(64, 64, 16, 8 if arch.name == "gfx1100" else 4, 2)
+    if precision == "tf32":
+        # Tensor cores take float32 by rows of the sum only: gradients turn it in registers.
+        return _Tile(64, 64, 32, 4, 2) if kind == "gradient" else _Tile(128, 64, 32, 4, 3)
+    if arch.at_least(100):
+        # The sums lie in tensor memory, and pass through registers at the end.
+        return _Tile(128, 64 if kind == "gradient" else 128, 64, 8, 3)
+    if arch.at_least(90):
+        # Two warp groups. 128 x 256: 144 KiB in three stages. 128 x 128: 96 KiB, two blocks share
         # a multiprocessor, and one computes while the other stores.
-        wide = wide and not arch.at_least(100)  # whose sums must come through registers at the end
-        largest = _Tile(128, 256 if wide else 128, 64, 8, 3)
-    elif arch.kind == "cuda":
+        return _Tile(128, 256 if kind == "plain" else 128, 64, 8, 3)
+    if arch.kind == "cuda":
         # 64 KiB in four stages: fits the 99 KiB of smaller GPUs, twice the 163 KiB of sm_80.
-        largest = _Tile(128, 128, 32, 8, 4)
-    elif arch.warp == 64:
+        return _Tile(128, 128, 32, 8, 4)
+    if arch.warp == 64:
         # 256 threads, one step in LDS while the next is in flight in registers.
-        largest = _Tile(128, 128, 32, 4, 2)
-    else:
-        largest = _Tile(128, 64, 32, 8, 2)
+        return _Tile(128, 128, 32, 4, 2)
+    return _Tile(128, 64, 32, 8, 2)
+
+
+def _tile(
+    rows: int, columns: int, products: int, precision: str, kind: str, arch: Architecture
+) -> _Tile:
+    """The blocks for ``products`` products of rows x columns: the largest that pay, but smaller
+    ones where these are too few to fill the GPU."""
+    largest = _largest(precision, kind, arch)
     height = max(min(power_of_2(rows), largest.rows), 16)
     breadth = max(min(power_of_2(columns), largest.columns), 16)
     while products * ceil_div(rows, height) * ceil_div(columns, breadth) < arch.processors:
@@ -560,9 +567,9 @@ def plan_scaled_conv2d(
             ceil_div(out_w, stride),
         )
     )
-    wide = s is None and kh * kw > 1
     precision = _precision(x.dtype, arch)
-    tile = _tile(rows * columns, out_channels, n * classes, precision, wide, arch)
+    kind = "plain" if s is None and kh * kw > 1 else "scaled"
+    tile = _tile(rows * columns, out_channels, n * classes, precision, kind, arch)
     depth = max(min(tile.depth, power_of_2(in_channels)), 16)
     pixel_blocks = ceil_div(rows * columns, tile.rows)
     out_blocks = ceil_div(out_channels, tile.columns)
@@ -657,7 +664,7 @@ def plan_scaled_conv2d_wgrad(
     taps = kh * kw
     products = taps * n * ceil_div(size, 512)  # as many as it might be split into
     precision = _precision(x.dtype, arch)
-    tile = _tile(rows, columns, products, precision, False, arch)
+    tile = _tile(rows, columns, products, precision, "gradient", arch)
     row_blocks, column_blocks = ceil_div(rows, tile.rows), ceil_div(columns, tile.columns)
     # Enough programs for two rounds. A split is some images or, where these are few, some pieces
     # of them.
