@@ -38,7 +38,7 @@ CUDA_TARGETS = {80: 108, 90: 132, 100: 148}
 HIP_TARGETS = {"gfx942": 304, "gfx1100": 48}
 TARGETS = (*(f"sm_{capability}" for capability in CUDA_TARGETS), *HIP_TARGETS)
 
-# ------------------------------------------------------------------------------------------- samples
+# ------------------------------------------------------------------------------------------ samples
 
 
 @dataclass(frozen=True)
@@ -243,7 +243,7 @@ def samples(only: str = "") -> list[Sample]:
     return [sample for sample in found if only in sample.plan.__name__]
 
 
-# --------------------------------------------------------------------------------------- compilation
+# -------------------------------------------------------------------------------------- compilation
 
 
 @dataclass(frozen=True)
@@ -252,7 +252,7 @@ class Usage:
 
     registers: int  # a thread
     shared: int  # bytes a block
-    spilled: int  # NVIDIA: bytes of stack a thread; AMD: spilled registers and bytes of scratch
+    spilled: int  # NVIDIA: bytes of stack a thread; AMD: vector registers and bytes of scratch
 
 
 _TYPES = {
@@ -409,7 +409,7 @@ def _check(job: tuple[str, str, int]) -> list[Row]:
     return list(check(target, samples(only)[index], _seen))
 
 
-# ---------------------------------------------------------------------------------------------- CUDA
+# --------------------------------------------------------------------------------------------- CUDA
 
 
 def check_cuda_file(file: Path, capability: int) -> Row:
@@ -430,7 +430,7 @@ def check_cuda_file(file: Path, capability: int) -> Row:
     return Row(target, file.name, kernels, 0, usage, "it spills registers" if usage.spilled else "")
 
 
-# ---------------------------------------------------------------------------------------------- main
+# --------------------------------------------------------------------------------------------- main
 
 
 def main() -> int:

@@ -4,7 +4,8 @@
 // where one is NaN), `absolute`, `exp_negative` and `expm1_negative` (arguments <= 0) and `log1p`
 // (arguments in [0, 1]) are defined for V. There is no include guard: the CPU kernels include this
 // once per instruction set, within its namespace. PIX2GAN_INLINE forces inlining, PIX2GAN_OUTLINE
-// forbids it: exponentials in a dozen loops would be most of the library, and of the time to build it.
+// forbids it: exponentials in a dozen loops would be most of the library, and of the time to build
+// it.
 //
 // Exponentials are taken of -|v| only, so that nothing overflows, and differences such as
 // 1 - tanh(v)^2 are rewritten as products, so that nothing cancels.
@@ -59,8 +60,7 @@ PIX2GAN_OUTLINE V value(Act act, V v, float alpha) {
         case Act::elu:
             return select(v > 0.0f, v, alpha * expm1_negative(minimum(zero, v)));
         case Act::selu:
-            return selu_scale *
-                   select(v > 0.0f, v, selu_alpha * expm1_negative(minimum(zero, v)));
+            return selu_scale * select(v > 0.0f, v, selu_alpha * expm1_negative(minimum(zero, v)));
         case Act::softplus:
             return maximum(zero, v) + log1p(exp_negative(-absolute(v)));
         case Act::swish:
@@ -72,7 +72,7 @@ PIX2GAN_OUTLINE V value(Act act, V v, float alpha) {
 
 // d act / dv; at the kink of elu and selu the slope of the negative side.
 template <class V>
-PIX2GAN_OUTLINE V slope(Act act, V v, float alpha) {
+PIX2GAN_INLINE V slope(Act act, V v, float alpha) {
     const V zero = {}, one = zero + 1.0f;
     switch (act) {
         case Act::tanh:
@@ -84,8 +84,7 @@ PIX2GAN_OUTLINE V slope(Act act, V v, float alpha) {
         case Act::elu:
             return select(v > 0.0f, one, alpha * exp_negative(minimum(zero, v)));
         case Act::selu:
-            return selu_scale *
-                   select(v > 0.0f, one, selu_alpha * exp_negative(minimum(zero, v)));
+            return selu_scale * select(v > 0.0f, one, selu_alpha * exp_negative(minimum(zero, v)));
         case Act::softplus:
             return sigmoid(v).s;
         case Act::swish: {
@@ -95,6 +94,13 @@ PIX2GAN_OUTLINE V slope(Act act, V v, float alpha) {
         default:
             return one;
     }
+}
+
+// The product is rounded here: fused into a caller's sum it would differ from one place to another,
+// where equal products should cancel.
+template <class V>
+PIX2GAN_OUTLINE V times_slope(Act act, V v, float alpha, V g) {
+    return g * slope(act, v, alpha);
 }
 
 // d2 act / dv2
@@ -143,7 +149,7 @@ PIX2GAN_INLINE V times_slope(Act act, V v, float alpha, V g) {
     if (kind == linear) return g;
     if (kind == relu) return select(v > 0.0f, g, V{});
     if (kind == lrelu) return select(v > 0.0f, g, g * alpha);
-    return g * any_kind::slope(act, v, alpha);
+    return any_kind::times_slope(act, v, alpha, g);
 }
 
 // d2 act / dv2; only for kinds that are not piecewise linear, for which it is 0.

@@ -1,9 +1,9 @@
 // The native kernels as PyTorch ops, over LibTorch's stable ABI: one build serves torch 2.10 and
 // later, whatever the Python.
 //
-// The ops mirror the primitives that pix2gan.ops dispatches: they fill `out` and return nothing. This
-// is the only file that knows torch. It checks what the kernels trust, brings tensors into the dense
-// layouts that they take (no copy where one has it already), and lends them torch's threads.
+// The ops mirror the primitives that pix2gan.ops dispatches: they fill `out` and return nothing.
+// This is the only file that knows torch. It checks what the kernels trust, brings tensors into the
+// dense layouts that they take (no copy where one has it already), and lends them torch's threads.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -132,8 +132,8 @@ const void* data(const Optional& t) { return t.has_value() ? t->const_data_ptr()
 const pix2gan::Workers& workers() {
     static thread_local pix2gan::Workers lent;
     lent.run = [](int64_t tasks, void (*work)(int64_t, int64_t, void*), void* context) {
-        torch::stable::parallel_for(
-            0, tasks, 1, [&](int64_t begin, int64_t end) { work(begin, end, context); });
+        torch::stable::parallel_for(0, tasks, 1,
+                                    [&](int64_t begin, int64_t end) { work(begin, end, context); });
     };
     lent.count = torch::stable::get_num_threads();
     return lent;
@@ -219,7 +219,7 @@ void bias_act_grad2(const Tensor& ddx, const Tensor& dy, const Tensor& x, const 
     pix2gan::cpu::bias_act(call.k, workers());
 }
 
-// --------------------------------------------------------------------------------- instance norm
+// ----------------------------------------------------------------------------------------- images
 
 // Fills in what describes x, and returns x as the kernels take it.
 template <class Struct>
@@ -232,6 +232,36 @@ Tensor describe(const Tensor& x, bool channels_last, Struct& k) {
     k.x = ready.const_data_ptr();
     return ready;
 }
+
+// ------------------------------------------------------------------------------------- upfirdn2d
+
+void upfirdn2d(const Tensor& x, const Tensor& f, int64_t up_x, int64_t up_y, int64_t down_x,
+               int64_t down_y, int64_t pad_x0, int64_t, int64_t pad_y0, int64_t, bool flip,
+               double gain, Tensor out) {
+    STD_TORCH_CHECK(x.dim() == 4 && out.dim() == 4, "x and out must be [N, C, H, W]");
+    STD_TORCH_CHECK(x.size(0) == out.size(0) && x.size(1) == out.size(1),
+                    "out has the wrong shape");
+    STD_TORCH_CHECK((f.dim() == 1 || f.dim() == 2) && f.numel() > 0, "f must be 1-D or 2-D");
+    STD_TORCH_CHECK(up_x > 0 && up_y > 0 && down_x > 0 && down_y > 0, "up and down are positive");
+    check_type(out, x.scalar_type(), "out");
+    const Image image(x, out);
+    pix2gan::Upfirdn2d k{};
+    const Tensor ready = describe(x, image.channels_last, k);
+    const Optional taps = as_float(f);
+    k.f = floats(taps);
+    k.separable = f.dim() == 1;
+    k.filter_h = f.size(0), k.filter_w = f.size(f.dim() - 1);
+    k.correlate = flip;
+    k.up_x = up_x, k.up_y = up_y, k.down_x = down_x, k.down_y = down_y;
+    k.pad_x = pad_x0, k.pad_y = pad_y0;
+    k.gain = static_cast<float>(gain);
+    k.out_h = out.size(2), k.out_w = out.size(3);
+    k.out = image.out.mutable_data_ptr();
+    pix2gan::cpu::upfirdn2d(k, workers());
+    image.finish(out);
+}
+
+// --------------------------------------------------------------------------------- instance norm
 
 // [C] or [N, C]; returns the stride between images.
 int64_t parameter(const Optional& t, int64_t n, int64_t c, const char* name) {
@@ -301,8 +331,8 @@ void instance_norm_act(const Tensor& x, const Optional& weight, const Optional& 
 void instance_norm_act_grad(const Tensor& dy, const Tensor& x, const Optional& weight,
                             const Optional& bias, const Tensor& mean, const Tensor& rstd,
                             const std::string& act, double alpha, int64_t pad,
-                            const std::string& pad_mode, double, bool frozen, Tensor out, Tensor dweight,
-                            Tensor dbias) {
+                            const std::string& pad_mode, double, bool frozen, Tensor out,
+                            Tensor dweight, Tensor dbias) {
     STD_TORCH_CHECK(x.dim() == 4 && pad >= 0, "x must be [N, C, H, W], pad not negative");
     check_shape(dy, {x.size(0), x.size(1), x.size(2) + 2 * pad, x.size(3) + 2 * pad}, "dy");
     check_shape(out, {x.size(0), x.size(1), x.size(2), x.size(3)}, "out");
@@ -347,8 +377,7 @@ bool use_instruction_set(const std::string& name) {
 #endif
 
 // Found in the file before it is loaded, so that a library built from other sources is not.
-// `used`: else only the pieces are kept that build() copies it in.
-__attribute__((used)) const char source_hash[] = "PIX2GAN_SOURCE_HASH=" PIX2GAN_STRING(PIX2GAN_SOURCE_HASH);
+const char source_hash[] = "PIX2GAN_SOURCE_HASH=" PIX2GAN_STRING(PIX2GAN_SOURCE_HASH);
 
 std::string build() { return source_hash; }
 
@@ -364,6 +393,10 @@ STABLE_TORCH_LIBRARY(pix2gan_native, m) {
     m.def(
         "bias_act_grad2(Tensor ddx, Tensor dy, Tensor x, Tensor? b, int dim, str act, float alpha, "
         "float gain, float clamp, Tensor(a!) out) -> ()");
+    m.def(
+        "upfirdn2d(Tensor x, Tensor f, int upx, int upy, int downx, int downy, int padx0, int "
+        "padx1, "
+        "int pady0, int pady1, bool flip, float gain, Tensor(a!) out) -> ()");
     m.def("instance_norm_stats(Tensor x, Tensor(a!) out_mean, Tensor(b!) out_m2) -> ()");
     m.def(
         "instance_norm_act(Tensor x, Tensor? weight, Tensor? bias, str act, float alpha, "
@@ -383,6 +416,7 @@ STABLE_TORCH_LIBRARY_IMPL(pix2gan_native, CPU, m) {
     m.impl("bias_act", TORCH_BOX(&bias_act));
     m.impl("bias_act_grad", TORCH_BOX(&bias_act_grad));
     m.impl("bias_act_grad2", TORCH_BOX(&bias_act_grad2));
+    m.impl("upfirdn2d", TORCH_BOX(&upfirdn2d));
     m.impl("instance_norm_stats", TORCH_BOX(&instance_norm_stats));
     m.impl("instance_norm_act", TORCH_BOX(&instance_norm_act));
     m.impl("instance_norm_act_grad", TORCH_BOX(&instance_norm_act_grad));

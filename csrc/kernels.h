@@ -36,24 +36,25 @@ struct BiasAct {
     int32_t order;
     Type type;
     Act act;
-    float alpha, gain, clamp;         // clamp < 0: none
-    int64_t outer, channels, inner;   // every tensor is dense [outer, channels, inner]
-    const float* b;                   // [channels], or null
-    const void *x, *y, *dy, *ddx;     // null where the order and the activation do not need them
+    float alpha, gain, clamp;        // clamp < 0: none
+    int64_t outer, channels, inner;  // every tensor is dense [outer, channels, inner]
+    const float* b;                  // [channels], or null
+    const void *x, *y, *dy, *ddx;    // null where the order and the activation do not need them
     void* out;
 };
 
 // out[n, c, oy, ox] = gain * sum of f[ky, kx] * up(x)[oy * down_y + ky - pad_y, ...], in words:
-// zeros inserted after each sample, padded or cropped, correlated with f, every down-th sample kept.
+// zeros inserted after each sample, padded or cropped, correlated with f, every down-th sample
+// kept.
 struct Upfirdn2d {
     Type type;
     bool channels_last;
     int64_t n, c, h, w, out_h, out_w;
     int64_t x_image, x_plane;
-    const float* f;                   // [filter_h, filter_w], or [filter_w] where separable
+    const float* f;  // [filter_h, filter_w], or [filter_w] where separable
     int64_t filter_h, filter_w;
-    bool separable;                   // f is applied along both axes
-    bool correlate;                   // false: convolve, that is, flip f
+    bool separable;  // f is applied along both axes
+    bool correlate;  // false: convolve, that is, flip f
     int64_t up_x, up_y, down_x, down_y, pad_x, pad_y;
     float gain;
     const void* x;
@@ -67,7 +68,7 @@ struct InstanceNormStats {
     int64_t n, c, h, w;
     int64_t x_image, x_plane;
     const void* x;
-    float *mean, *m2;                 // [n, c]
+    float *mean, *m2;  // [n, c]
 };
 
 // y = pad(residual + act(weight * (x - mean) * rstd + bias))
@@ -79,13 +80,13 @@ struct InstanceNormAct {
     float alpha, eps;
     int64_t n, c, h, w, pad;
     int64_t x_image, x_plane;
-    const float *weight, *bias;       // null, or [n, c] with an image stride of 0 for [c]
+    const float *weight, *bias;  // null, or [n, c] with an image stride of 0 for [c]
     int64_t weight_image, bias_image;
     const float *given_mean, *given_rstd;  // [n, c], or null: computed from x
     const void* x;
-    const void* residual;             // dense, in x's memory format, or null
-    void* y;                          // [n, c, h + 2 pad, w + 2 pad]
-    float *mean, *rstd;               // [n, c]
+    const void* residual;  // dense, in x's memory format, or null
+    void* y;               // [n, c, h + 2 pad, w + 2 pad]
+    float *mean, *rstd;    // [n, c]
 };
 
 // With g = the adjoint of padding applied to dy, v = weight * xhat + bias, gv = g * act'(v):
@@ -102,10 +103,10 @@ struct InstanceNormActGrad {
     int64_t x_image, x_plane;
     const float *weight, *bias;
     int64_t weight_image, bias_image;
-    const float *mean, *rstd;         // [n, c]
+    const float *mean, *rstd;  // [n, c]
     const void *dy, *x;
     void* dx;
-    float *dweight, *dbias;           // [n, c]
+    float *dweight, *dbias;  // [n, c]
 };
 
 namespace cpu {

@@ -1,10 +1,11 @@
 // instance_norm_stats and instance_norm_act: cut into chunks of rows, which threads sum, merge and
 // write.
 //
-// x is read twice, y written once. Contiguous tensors: where there are many planes, a thread does both
-// passes over one plane, which its cache still holds; large and few planes are cut into chunks.
-// Channels-last: one pass sums chunks of rows for all channels, another writes. Chunks depend on the
-// shape alone and are merged in order, so results do not depend on the number of threads.
+// x is read twice, y written once. Contiguous tensors: where there are many planes, a thread does
+// both passes over one plane, which its cache still holds; large and few planes are cut into
+// chunks. Channels-last: one pass sums chunks of rows for all channels, another writes. Chunks
+// depend on the shape alone and are merged in order, so results do not depend on the number of
+// threads.
 
 #include <cmath>
 
@@ -148,8 +149,8 @@ struct SumRows {
         for (int64_t i = begin; i < end; i++) {
             const int64_t n = i / chunks.count, chunk = i % chunks.count;
             const int64_t first = chunks.begin(chunk), last = chunks.end(chunk);
-            loops.sum_pixels(at(x, (n * chunks.height + first) * w * c, type), (last - first) * w, c,
-                             sums + i * 3 * c);
+            loops.sum_pixels(at(x, (n * chunks.height + first) * w * c, type), (last - first) * w,
+                             c, sums + i * 3 * c);
         }
     }
 
@@ -195,17 +196,8 @@ void normalise_images(const InstanceNormAct& k, const Workers& workers) {
     if (!given) run(workers, k.n * chunks.count, sum);
     for (int64_t n = 0; n < k.n; n++) {
         if (!given) sum.merge(set, n, mean, m2);
-        float* a = affine.get() + n * 3 * k.c;
-        for (int64_t c = 0; c < k.c; c++) {
-            const int64_t plane = n * k.c + c;
-            if (given) mean[c] = k.given_mean[plane];
-            k.rstd[plane] = given ? k.given_rstd[plane]
-                                  : rstd_of(m2[c], static_cast<double>(k.h * k.w), k.eps);
-            const Affine one = affine_of(k, n, c, mean[c], k.rstd[plane]);
-            k.mean[plane] = a[c] = one.mean;
-            a[k.c + c] = one.scale;
-            a[2 * k.c + c] = one.shift;
-        }
+        for (int64_t c = 0; given && c < k.c; c++) mean[c] = k.given_mean[n * k.c + c];
+        set.finish_image(k, n, mean, m2, affine.get() + n * 3 * k.c);
     }
     run(workers, k.n * chunks.count, WriteRows{k, loops, chunks, affine.get()});
 }
@@ -229,8 +221,7 @@ void instance_norm_stats(const InstanceNormStats& k, const Workers& workers) {
     if (k.n * k.c * k.h * k.w == 0) return;
     const Loops& set = k.channels_last ? best_loops_for_channels(k.c) : best_loops();
     const InstanceNormLoops loops = set.instance_norm(k.type, Act::linear, false);
-    if (!k.channels_last)
-        return run(workers, k.n * k.c, PlaneMoments{k, PlaneChunks(k, loops)});
+    if (!k.channels_last) return run(workers, k.n * k.c, PlaneMoments{k, PlaneChunks(k, loops)});
     const Chunks chunks(k.h, k.w * k.c);
     Scratch<float> sums(k.n * chunks.count * 3 * k.c);
     Scratch<double> moments(2 * k.c);

@@ -1,5 +1,5 @@
-// instance_norm_act_grad: the same cuts as the forward pass, see instance_norm.cpp. x and dy are read
-// twice, dx is written once.
+// instance_norm_act_grad: the same cuts as the forward pass, see instance_norm.cpp. x and dy are
+// read twice, dx is written once.
 
 #include "loops.h"
 
@@ -60,8 +60,8 @@ struct Planes {
     }
     GradSums sum(int64_t plane, int64_t first, int64_t last, const GradAffine& p,
                  float* buffer) const {
-        return loops.sum_plane(k, rows, x(plane), at(k.dy, plane * padded_plane(), k.type), first, last, p,
-                               buffer);
+        return loops.sum_plane(k, rows, x(plane), at(k.dy, plane * padded_plane(), k.type), first,
+                               last, p, buffer);
     }
     void write(int64_t plane, int64_t first, int64_t last, const GradAffine& p,
                float* buffer) const {
@@ -82,8 +82,8 @@ struct WholePlanes {
             GradAffine p = affine_of(planes.k, plane / planes.k.c, plane % planes.k.c);
             GradSums sums = {0, 0};
             for (int64_t chunk = 0; chunk < chunks.count; chunk++) {
-                const GradSums part = planes.sum(plane, chunks.begin(chunk), chunks.end(chunk), p,
-                                                 buffer.get());
+                const GradSums part =
+                    planes.sum(plane, chunks.begin(chunk), chunks.end(chunk), p, buffer.get());
                 sums.s1 += part.s1, sums.s2 += part.s2;
             }
             finish(planes.k, plane, sums, p);
@@ -170,7 +170,8 @@ struct SumImageChunks {
         Scratch<float> buffer(k.w * k.c);
         for (int64_t i = begin; i < end; i++) {
             const int64_t n = i / images.chunks.count, chunk = i % images.chunks.count;
-            images.loops.sum_image(k, images.rows, images.columns, at(k.x, n * images.image(), k.type),
+            images.loops.sum_image(k, images.rows, images.columns,
+                                   at(k.x, n * images.image(), k.type),
                                    at(k.dy, n * images.padded_image(), k.type),
                                    images.chunks.begin(chunk), images.chunks.end(chunk),
                                    images.affine + n * 5 * k.c, images.sums_of(i), buffer.get());
@@ -186,11 +187,11 @@ struct WriteImageChunks {
         Scratch<float> buffer(k.w * k.c);
         for (int64_t i = begin; i < end; i++) {
             const int64_t n = i / images.chunks.count, chunk = i % images.chunks.count;
-            images.loops.write_image(k, images.rows, images.columns, at(k.x, n * images.image(), k.type),
-                                     at(k.dy, n * images.padded_image(), k.type),
-                                     at(k.dx, n * images.image(), k.type),
-                                     images.chunks.begin(chunk), images.chunks.end(chunk),
-                                     images.affine + n * 5 * k.c, buffer.get());
+            images.loops.write_image(
+                k, images.rows, images.columns, at(k.x, n * images.image(), k.type),
+                at(k.dy, n * images.padded_image(), k.type), at(k.dx, n * images.image(), k.type),
+                images.chunks.begin(chunk), images.chunks.end(chunk), images.affine + n * 5 * k.c,
+                buffer.get());
         }
     }
 };

@@ -1,9 +1,9 @@
 // The gradient of instance_norm_act, in two passes: sums over a plane, then dx.
 //
-// With d = x - mean, v = d * scale + bias, scale = weight * rstd, gv = g * act'(v), where g is dy with
-// every padded element added to the pixel that it was copied from:
+// With d = x - mean, v = d * scale + bias, scale = weight * rstd, gv = g * act'(v), where g is dy
+// with every padded element added to the pixel that it was copied from:
 //   pass one: s1 = sum gv, s2 = sum gv * d
-//   pass two: dx = (gv - d * slope - offset) * scale, slope and offset being made of s1 and s2
+//   pass two: dx = (gv - offset - d * slope) * scale, slope and offset being made of s1 and s2
 // v is recomputed, so that the forward pass has nothing to keep but x.
 
 namespace instance_norm_grad_loops {
@@ -12,13 +12,17 @@ using activation::Kind;
 using instance_norm_loops::for_channels;
 using instance_norm_loops::Vectors;
 
+// Sums of sums, as in the forward pass. Shorter ones: what is summed here often cancels.
+constexpr int64_t flush_every = 16;
+
 // ------------------------------------------------------------------------------ contiguous planes
 
 // g = row, or g += row, for w elements.
 template <bool add, class T>
 PIX2GAN_INLINE void add_row(const T* row, int64_t w, float* g) {
     int64_t i = 0;
-    for (; i + lanes <= w; i += lanes) store(g + i, add ? load(g + i) + load(row + i) : load(row + i));
+    for (; i + lanes <= w; i += lanes)
+        store(g + i, add ? load(g + i) + load(row + i) : load(row + i));
     if (i == w) return;
     const F rest = load_first(row + i, w - i);
     store_first(g + i, add ? load_first(g + i, w - i) + rest : rest, w - i);
@@ -78,14 +82,19 @@ PIX2GAN_INLINE void sum_span(const InstanceNormActGrad& k, const T* x, const G* 
     const Act act = k.act;
     const float alpha = k.alpha;
     const F mean = splat(p.mean), scale = splat(p.scale), bias = splat(p.bias);
-    F s1 = {}, s2 = {}, t1 = {}, t2 = {};
+    F s1 = {}, s2 = {};
     int64_t i = 0;
-    for (; i + 2 * lanes <= n; i += 2 * lanes) {
-        const F d = load(x + i) - mean, e = load(x + i + lanes) - mean;
-        const F a = times_slope<kind>(act, alpha, d, scale, bias, load(g + i));
-        const F b = times_slope<kind>(act, alpha, e, scale, bias, load(g + i + lanes));
-        s1 += a, s2 += a * d;
-        t1 += b, t2 += b * e;
+    while (i + 2 * lanes <= n) {
+        const int64_t stop = smaller(n, i + 2 * lanes * flush_every);
+        F a1 = {}, a2 = {}, b1 = {}, b2 = {};
+        for (; i + 2 * lanes <= stop; i += 2 * lanes) {
+            const F d = load(x + i) - mean, e = load(x + i + lanes) - mean;
+            const F a = times_slope<kind>(act, alpha, d, scale, bias, load(g + i));
+            const F b = times_slope<kind>(act, alpha, e, scale, bias, load(g + i + lanes));
+            a1 += a, a2 += a * d;
+            b1 += b, b2 += b * e;
+        }
+        s1 += a1 + b1, s2 += a2 + b2;
     }
     for (; i < n; i += lanes) {
         // Beyond the end x is 0 and so is g, but 0 * slope may not be: d is cleared too.
@@ -95,13 +104,13 @@ PIX2GAN_INLINE void sum_span(const InstanceNormActGrad& k, const T* x, const G* 
         const F a = times_slope<kind>(act, alpha, d, scale, bias, load_first(g + i, count));
         s1 += a, s2 += a * d;
     }
-    total.s1 += s1 + t1;
-    total.s2 += s2 + t2;
+    total.s1 += s1;
+    total.s2 += s2;
 }
 
 template <Kind kind, class T, class G>
-PIX2GAN_INLINE void write_span(const InstanceNormActGrad& k, const T* x, const G* g, T* dx, int64_t n,
-                               const GradAffine& p) {
+PIX2GAN_INLINE void write_span(const InstanceNormActGrad& k, const T* x, const G* g, T* dx,
+                               int64_t n, const GradAffine& p) {
     const Act act = k.act;
     const float alpha = k.alpha;
     const F mean = splat(p.mean), scale = splat(p.scale), bias = splat(p.bias);
@@ -110,12 +119,12 @@ PIX2GAN_INLINE void write_span(const InstanceNormActGrad& k, const T* x, const G
     for (; i + lanes <= n; i += lanes) {
         const F d = load(x + i) - mean;
         const F gv = times_slope<kind>(act, alpha, d, scale, bias, load(g + i));
-        store(dx + i, (gv - (d * slope + offset)) * scale);
+        store(dx + i, ((gv - offset) - d * slope) * scale);
     }
     if (i < n) {
         const F d = load_first(x + i, n - i) - mean;
         const F gv = times_slope<kind>(act, alpha, d, scale, bias, load_first(g + i, n - i));
-        store_first(dx + i, (gv - (d * slope + offset)) * scale, n - i);
+        store_first(dx + i, ((gv - offset) - d * slope) * scale, n - i);
     }
 }
 
@@ -173,15 +182,16 @@ PIX2GAN_OUTLINE void gather_pixels(const InstanceNormActGrad& k, const Copies& r
             F sum = {};
             for (int64_t y = rows.start[h]; y < rows.start[h + 1]; y++)
                 for (int64_t x = columns.start[w]; x < columns.start[w + 1]; x++)
-                    sum += load(dy + (rows.position[y] * padded_width + columns.position[x]) * channels +
+                    sum += load(dy +
+                                (rows.position[y] * padded_width + columns.position[x]) * channels +
                                 c);
             store(g + c, sum);
         }
     }
 }
 
-// Sums over `pixels` pixels, added to sums[2][c], where `slot` is the channel or, for the block that
-// overlaps the one before it, a place of its own behind the last channel.
+// Sums over `pixels` pixels, added to sums[2][c], where `slot` is the channel or, for the block
+// that overlaps the one before it, a place of its own behind the last channel.
 template <Kind kind, class T>
 struct SumGradBlock {
     const InstanceNormActGrad& k;
@@ -200,22 +210,26 @@ struct SumGradBlock {
         const float alpha = k.alpha;
         const V mean = V::load_floats(affine + c), scale = V::load_floats(affine + channels + c),
                 bias = V::load_floats(affine + 2 * channels + c);
-        V s1 = {}, s2 = {};
-        for (int64_t i = 0; i < pixels; i++) {
-            const V v = V::load_from(x + i * channels + c);
-            const int64_t at = i * channels + c;
-            const V g = gathered != nullptr ? V::load_floats(gathered + at) : V::load_from(dy + at);
-            for (int j = 0; j < count; j++) {
-                const F d = v.v[j] - mean.v[j];
-                const F gv = times_slope<kind>(act, alpha, d, scale.v[j], bias.v[j], g.v[j]);
-                s1.v[j] += gv;
-                s2.v[j] += gv * d;
+        V total1 = V::load_floats(sums + slot), total2 = V::load_floats(sums + stride + slot);
+        for (int64_t i = 0; i < pixels;) {
+            const int64_t stop = smaller(pixels, i + flush_every);
+            V s1 = {}, s2 = {};
+            for (; i < stop; i++) {
+                const int64_t at = i * channels + c;
+                const V v = V::load_from(x + at);
+                const V g =
+                    gathered != nullptr ? V::load_floats(gathered + at) : V::load_from(dy + at);
+                for (int j = 0; j < count; j++) {
+                    const F d = v.v[j] - mean.v[j];
+                    const F gv = times_slope<kind>(act, alpha, d, scale.v[j], bias.v[j], g.v[j]);
+                    s1.v[j] += gv;
+                    s2.v[j] += gv * d;
+                }
             }
+            for (int j = 0; j < count; j++) total1.v[j] += s1.v[j], total2.v[j] += s2.v[j];
         }
-        V before1 = V::load_floats(sums + slot), before2 = V::load_floats(sums + stride + slot);
-        for (int j = 0; j < count; j++) before1.v[j] += s1.v[j], before2.v[j] += s2.v[j];
-        before1.store_floats(sums + slot);
-        before2.store_floats(sums + stride + slot);
+        total1.store_floats(sums + slot);
+        total2.store_floats(sums + stride + slot);
     }
 };
 
@@ -246,23 +260,25 @@ struct WriteGradBlock {
             for (int j = 0; j < count; j++) {
                 const F d = v.v[j] - mean.v[j];
                 const F gv = times_slope<kind>(act, alpha, d, scale.v[j], bias.v[j], g.v[j]);
-                v.v[j] = (gv - (d * slope.v[j] + offset.v[j])) * scale.v[j];
+                v.v[j] = ((gv - offset.v[j]) - d * slope.v[j]) * scale.v[j];
             }
             v.store_to(dx + i * channels + c);
         }
     }
 };
 
-// Calls pixels.run(h, first, last, dy, gathered) for runs of pixels of rows [first, last): most take their
-// gradient straight from dy, those that padding has copied from take it from the buffer.
+// Calls pixels.run(h, first, last, dy, gathered) for runs of pixels of rows [first, last): most
+// take their gradient straight from dy, those that padding has copied from take it from the buffer.
 template <class T, class Pixels>
-PIX2GAN_INLINE void for_runs(const InstanceNormActGrad& k, const Copies& rows, const Copies& columns,
-                             const T* dy, int64_t first, int64_t last, float* buffer,
-                             const Pixels& pixels) {
+PIX2GAN_INLINE void for_runs(const InstanceNormActGrad& k, const Copies& rows,
+                             const Copies& columns, const T* dy, int64_t first, int64_t last,
+                             float* buffer, const Pixels& pixels) {
     const int64_t w = k.w, pad = k.pad, padded_width = w + 2 * pad;
-    // Columns at either end that are copied: 1 to pad by reflection (0 goes along), 0 by replication.
-    const int64_t copied =
-        pad == 0 || k.pad_mode == Pad::zeros ? 0 : k.pad_mode == Pad::reflect ? pad + 1 : 1;
+    // Columns at either end that are copied: 1 to pad by reflection (0 goes along), 0 by
+    // replication.
+    const int64_t copied = pad == 0 || k.pad_mode == Pad::zeros ? 0
+                           : k.pad_mode == Pad::reflect         ? pad + 1
+                                                                : 1;
     for (int64_t h = first; h < last; h++) {
         const bool whole = rows.start[h + 1] - rows.start[h] > 1 || 2 * copied >= w;
         // Runs [0, left) and [right, w) are gathered, what lies between is not.
@@ -303,8 +319,8 @@ struct WriteRuns {
     PIX2GAN_INLINE void run(int64_t h, int64_t first, int64_t last, const T* dy,
                             const float* gathered) const {
         const int64_t at = (h * k.w + first) * k.c;
-        for_channels(k.c, WriteGradBlock<kind, T>{k, x + at, dy, gathered, dx + at, last - first,
-                                                  affine});
+        for_channels(
+            k.c, WriteGradBlock<kind, T>{k, x + at, dy, gathered, dx + at, last - first, affine});
     }
 };
 

@@ -1,15 +1,15 @@
 // Statistics and normalisation of planes and of channels-last images.
 //
 // Sums are taken of x - shift, the shift being the mean of an eighth of the elements. However x is
-// distributed, that is within sqrt(7) deviations of the mean of all, so that at most a factor of 8 of
-// float's precision is lost, be the mean itself a million deviations from 0.
+// distributed, that is within sqrt(7) deviations of the mean of all, so that at most a factor of 8
+// of float's precision is lost, be the mean itself a million deviations from 0.
 
 namespace instance_norm_loops {
 
 using activation::Kind;
 
 constexpr int64_t sample_every = 8;
-constexpr int64_t flush_every = 256;  // sums of sums: long ones would gather rounding errors
+constexpr int64_t flush_every = 32;  // sums of sums: long ones would gather rounding errors
 
 // ------------------------------------------------------------------------------ contiguous planes
 
@@ -105,8 +105,9 @@ PIX2GAN_INLINE void normalise_span(const Normalise& f, const T* x, const T* resi
     store_first(y, with_residual ? v + load_first(residual, n) : v, n);
 }
 
-// Fills the padding that depends on rows [first, last) of y, once their pixels (of `depth` elements)
-// stand: the ends of the rows, and the rows above and below the image that are copies of them.
+// Fills the padding that depends on rows [first, last) of y, once their pixels (of `depth`
+// elements) stand: the ends of the rows, and the rows above and below the image that are copies of
+// them.
 template <class T>
 PIX2GAN_OUTLINE void pad_rows(const InstanceNormAct& k, T* y, int64_t first, int64_t last,
                               int64_t depth) {
@@ -151,7 +152,8 @@ void normalise_plane(const InstanceNormAct& k, const void* from, const void* add
     // Without padding the rows are one span.
     const int64_t rows = pad == 0 ? last - first : 1, span = rows * w;
     for (int64_t h = first; h < last; h += rows) {
-        normalise_span<kind, with_residual>(f, x + h * w, with_residual ? residual + h * w : nullptr,
+        normalise_span<kind, with_residual>(f, x + h * w,
+                                            with_residual ? residual + h * w : nullptr,
                                             y + (h + pad) * (w + 2 * pad) + pad, span);
     }
     if (pad > 0) pad_rows(k, y, first, last, 1);
@@ -160,8 +162,8 @@ void normalise_plane(const InstanceNormAct& k, const void* from, const void* add
 // ---------------------------------------------------------------------------------- channels-last
 
 // Calls block.run<count>(c, slot) for `count` vectors of channels from c on, so that all of
-// [0, channels) is covered. The last block may overlap the one before it; its slot is then `channels`,
-// else c. There are at least as many channels as lanes.
+// [0, channels) is covered. The last block may overlap the one before it; its slot is then
+// `channels`, else c. There are at least as many channels as lanes.
 template <class Block>
 PIX2GAN_INLINE void for_channels(int64_t channels, const Block& block) {
     int64_t c = 0;
@@ -295,16 +297,80 @@ struct NormaliseBlock {
     }
 };
 
+inline void finish_image(const InstanceNormAct& k, int64_t n, const double* mean, const double* m2,
+                         float* affine) {
+    const int64_t channels = k.c;
+    const double each = 1 / static_cast<double>(k.h * k.w), eps = k.eps;
+    const float* weight = k.weight != nullptr ? k.weight + n * k.weight_image : nullptr;
+    const float* bias = k.bias != nullptr ? k.bias + n * k.bias_image : nullptr;
+    float *means = k.mean + n * channels, *rstds = k.rstd + n * channels;
+    float *scales = affine + channels, *shifts = affine + 2 * channels;
+    if (k.given_mean == nullptr) {
+        for (int64_t c = 0; c < channels; c++)
+            rstds[c] = static_cast<float>(1 / __builtin_sqrt(m2[c] * each + eps));
+    } else {
+        for (int64_t c = 0; c < channels; c++) rstds[c] = k.given_rstd[n * channels + c];
+    }
+    for (int64_t c = 0; c < channels; c++) means[c] = affine[c] = static_cast<float>(mean[c]);
+    for (int64_t c = 0; c < channels; c++)
+        scales[c] = weight != nullptr ? rstds[c] * weight[c] : rstds[c];
+    // What rounding the mean to a float leaves out goes into the shift.
+    for (int64_t c = 0; c < channels; c++)
+        shifts[c] = static_cast<float>((bias != nullptr ? bias[c] : 0.0f) -
+                                       (mean[c] - affine[c]) * scales[c]);
+}
+
+// Many channels: pixel by pixel, in the order of memory, which counts for more than to have the
+// parameters in registers. `ordered` is affine [3, c] with its pairs in T's order; channels that no
+// pair covers are left out.
+template <Kind kind, bool with_residual, class T>
+PIX2GAN_OUTLINE void normalise_pixels(const InstanceNormAct& k, const T* x, const T* residual, T* y,
+                                      const float* ordered) {
+    constexpr int64_t together = 2;
+    const int64_t pixels = k.w, channels = k.c;
+    const Act act = k.act;
+    const float alpha = k.alpha;
+    for (int64_t i = 0; i < pixels; i += together) {
+        const int64_t n = smaller(together, pixels - i);
+        for (int64_t c = 0; c + 2 * lanes <= channels; c += 2 * lanes) {
+            const F* p = reinterpret_cast<const F*>(ordered + 3 * c);
+            const Normalise f = {act, alpha, p[0], p[1], p[2]}, g = {act, alpha, p[3], p[4], p[5]};
+            for (int64_t j = 0; j < n; j++)
+                normalise_pair<kind, with_residual>(f, g, x, residual, y, (i + j) * channels + c);
+        }
+    }
+}
+
+template <class T>
+PIX2GAN_OUTLINE void order_affine(const float* affine, int64_t channels, float* ordered) {
+    for (int64_t c = 0; c + 2 * lanes <= channels; c += 2 * lanes) {
+        for (int64_t row = 0; row < 3; row++) {
+            const Pair v = load_pair_as<T>(affine + row * channels + c);
+            store(ordered + 3 * c + row * lanes, v.a);
+            store(ordered + 3 * c + (3 + row) * lanes, v.b);
+        }
+    }
+}
+
 template <Kind kind, bool with_residual, class T>
 void normalise_image(const InstanceNormAct& k, const void* from, const void* added, void* to,
                      int64_t first, int64_t last, const float* affine) {
     const T *x = static_cast<const T*>(from), *residual = static_cast<const T*>(added);
     T* y = static_cast<T*>(to);
+    const bool many = k.c > 4 * lanes;
+    Scratch<float> ordered(many ? 3 * k.c : 0);
+    if (many) order_affine<T>(affine, k.c, ordered.get());
     for (int64_t h = first; h < last; h++) {
         const int64_t at = h * k.w * k.c;
-        T* row = y + ((h + k.pad) * (k.w + 2 * k.pad) + k.pad) * k.c;
-        for_channels(k.c, NormaliseBlock<kind, with_residual, T>{
-                              k, x + at, with_residual ? residual + at : nullptr, row, affine});
+        const T *row = x + at, *row_residual = with_residual ? residual + at : nullptr;
+        T* out = y + ((h + k.pad) * (k.w + 2 * k.pad) + k.pad) * k.c;
+        const NormaliseBlock<kind, with_residual, T> block = {k, row, row_residual, out, affine};
+        if (!many) {
+            for_channels(k.c, block);
+        } else {
+            normalise_pixels<kind, with_residual>(k, row, row_residual, out, ordered.get());
+            if (k.c % (2 * lanes) != 0) block.template run<2>(k.c - 2 * lanes, 0);
+        }
     }
     if (k.pad > 0) pad_rows(k, y, first, last, k.c);
 }

@@ -18,6 +18,8 @@ namespace pix2gan::cpu::PIX2GAN_ISA {
 #include "instance_norm_loops.h"
 // Uses the one before.
 #include "instance_norm_grad_loops.h"
+//
+#include "upfirdn2d_loops.h"
 
 extern const Loops table = {
     PIX2GAN_STRING(PIX2GAN_ISA),
@@ -25,7 +27,9 @@ extern const Loops table = {
     bias_act_loops::find,
     instance_norm_loops::find,
     instance_norm_grad_loops::find,
+    upfirdn2d_loops::find,
     instance_norm_loops::merge_sums,
+    instance_norm_loops::finish_image,
 };
 
 }  // namespace pix2gan::cpu::PIX2GAN_ISA

@@ -1,8 +1,8 @@
 // The innermost loops, compiled once per instruction set, and how the rest finds them.
 //
-// <op>.cpp cuts an op into tasks and merges what they return; it is compiled once, for any processor.
-// <op>_loops.h holds what takes the time, for one element type and activation; it is compiled for
-// every instruction set (isa_*.cpp), and `Loops` is the table of the results.
+// <op>.cpp cuts an op into tasks and merges what they return; it is compiled once, for any
+// processor. <op>_loops.h holds what takes the time, for one element type and activation; it is
+// compiled for every instruction set (isa_*.cpp), and `Loops` is the table of the results.
 
 #pragma once
 
@@ -62,7 +62,8 @@ struct Copies {
     const int64_t *start, *position;
 };
 
-// Rows of a contiguous plane of which a buffer holds the gradient at a time have this many elements.
+// Rows of a contiguous plane of which a buffer holds the gradient at a time have this many
+// elements.
 constexpr int64_t grad_group_elements = 4096;
 // Behind the sums of all channels lie those of the block that may overlap the last ones.
 constexpr int64_t grad_extra = 32;
@@ -72,8 +73,9 @@ struct InstanceNormGradLoops {
     GradSums (*sum_plane)(const InstanceNormActGrad&, const Copies& rows, const void* x,
                           const void* dy, int64_t first, int64_t last, const GradAffine&,
                           float* buffer);
-    void (*write_plane)(const InstanceNormActGrad&, const Copies& rows, const void* x, const void* dy,
-                        void* dx, int64_t first, int64_t last, const GradAffine&, float* buffer);
+    void (*write_plane)(const InstanceNormActGrad&, const Copies& rows, const void* x,
+                        const void* dy, void* dx, int64_t first, int64_t last, const GradAffine&,
+                        float* buffer);
     // Channels-last: affine is [5, channels] as GradAffine, sums [2, channels + grad_extra], buffer
     // [w, channels].
     void (*sum_image)(const InstanceNormActGrad&, const Copies& rows, const Copies& columns,
@@ -84,15 +86,53 @@ struct InstanceNormGradLoops {
                         const float* affine, float* buffer);
 };
 
+// upfirdn2d as a sum of separable terms, one for most filters: out = sum over terms of fy (x) fx.
+// Rows are combined first, as floats into a buffer, with the coefficients of fy; then its columns
+// are, with those of fx.
+struct Upfirdn2dPlan {
+    const Upfirdn2d& k;
+    int64_t terms;
+    const float *fy, *fx;             // [terms, filter_h] and [terms, filter_w], to correlate with
+    const Taps *rows, *columns;       // [out_h] and [out_w], within the image
+    int64_t inner_first, inner_last;  // output rows all of whose taps lie within the image
+    // Contiguous planes: buffers of a term lie `stride` apart, pixel 0 at `margin`. Zeros around it
+    // stand for what is outside of the image. Halving splits a buffer into even and odd pixels,
+    // the odd ones `half` behind the even ones.
+    int64_t stride, margin, half;
+    // With one term, the buffers of so many output rows lie one behind the other; else 0.
+    int64_t group;
+    // Channels-last: so many output columns at a time.
+    int64_t tile;
+
+    bool halves() const { return k.up_x == 1 && k.down_x == 2; }
+    bool doubles() const { return k.up_x == 2 && k.down_x == 1; }
+    bool direct() const { return (k.up_x == 1 && k.down_x <= 2) || doubles(); }
+};
+
+// Output rows [first, last) of a plane or of a channels-last image.
+using Upfirdn2dImageLoop = void (*)(const Upfirdn2dPlan&, const void* x, void* out, int64_t first,
+                                    int64_t last, float* buffer);
+
+struct Upfirdn2dLoops {
+    // buffer: zeros, [max(terms, group), stride].
+    Upfirdn2dImageLoop filter_plane, filter_image;
+    // Whether filter_image is one that moves a window; of zeros the buffer has [w, c].
+    bool windows;
+};
+
 struct Loops {
     const char* name;
     int64_t lanes;
     BiasActLoops (*bias_act)(int32_t order, Type, Act);
     InstanceNormLoops (*instance_norm)(Type, Act, bool with_residual);
     InstanceNormGradLoops (*instance_norm_grad)(Type, Act);
+    Upfirdn2dLoops (*upfirdn2d)(const Upfirdn2d&, bool one_term);
     // One more chunk of `pixels` sums as above into the mean and m2 [channels] of `count` pixels.
     void (*merge_sums)(const float* sums, int64_t channels, double pixels, double count,
                        double* mean, double* m2);
+    // The statistics and the affine map [3, channels] of image n from its mean and m2.
+    void (*finish_image)(const InstanceNormAct&, int64_t n, const double* mean, const double* m2,
+                         float* affine);
 };
 
 namespace baseline {

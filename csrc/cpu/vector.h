@@ -168,8 +168,9 @@ PIX2GAN_INLINE void store_interleaved(T* to, F a, F b) {
 template <>
 PIX2GAN_INLINE void store_interleaved<bfloat16>(bfloat16* to, F a, F b) {
 #if PIX2GAN_LEVEL >= 3
-    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24,
-                                           8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    const __m512i order =
+        _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
+                         21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     const __m512i rounded = (__m512i)_mm512_cvtne2ps_pbh((__m512)b, (__m512)a);
     _mm512_storeu_si512(to, _mm512_permutexvar_epi16(order, rounded));
 #else
@@ -197,44 +198,38 @@ PIX2GAN_INLINE void store_interleaved<float>(float* to, F a, F b) {
 #endif
 }
 
-// The even and the odd ones of 2 * lanes elements.
-template <class T>
-PIX2GAN_INLINE void load_deinterleaved(const T* from, F& even, F& odd) {
-    const U pairs = load_bits<U>(from);
-    even = widen(T{}, pairs & 0xffffu);
-    odd = widen(T{}, pairs >> 16);
-}
-
-template <>
-PIX2GAN_INLINE void load_deinterleaved<float>(const float* from, F& even, F& odd) {
-#if PIX2GAN_LEVEL >= 2
-    const __m512i first =
-        _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-    const __m512i second =
-        _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
-    const __m512 a = (__m512)load(from), b = (__m512)load(from + lanes);
-    even = (F)_mm512_permutex2var_ps(a, first, b);
-    odd = (F)_mm512_permutex2var_ps(a, second, b);
-#elif PIX2GAN_LEVEL == 1
-    const __m256 a = (__m256)load(from), b = (__m256)load(from + lanes);
-    const __m256d e = (__m256d)_mm256_shuffle_ps(a, b, 0x88);
-    const __m256d o = (__m256d)_mm256_shuffle_ps(a, b, 0xdd);
-    even = (F)_mm256_permute4x64_pd(e, 0xd8);
-    odd = (F)_mm256_permute4x64_pd(o, 0xd8);
-#else
-    for (int64_t i = 0; i < lanes; i++) even[i] = from[2 * i], odd[i] = from[2 * i + 1];
-#endif
-}
-
 // ------------------------------------------------------------------------------------------ pairs
 
-// Two vectors of 2 * lanes consecutive elements. Which element lies where depends on the type: where
-// T is bfloat16, a holds the even and b the odd ones, which a shift and a mask take apart. Unpacking
-// to consecutive vectors would cost twice as many instructions, and packing more. What is added to
-// or multiplied with a pair of T must be loaded `as<T>`, from floats.
+// Two vectors of 2 * lanes consecutive elements. Which element lies where depends on the type:
+// where T is bfloat16, a holds the even and b the odd ones, which a shift and a mask take apart.
+// Unpacking to consecutive vectors would cost twice as many instructions, and packing more. What is
+// added to or multiplied with a pair of T must be loaded `as<T>`, from floats.
 struct Pair {
     F a, b;
 };
+
+// Of two consecutive vectors, the even and the odd elements.
+PIX2GAN_INLINE Pair deinterleaved(Pair v) {
+#if PIX2GAN_LEVEL >= 2
+    const __m512i even =
+        _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const __m512i odd =
+        _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+    return {(F)_mm512_permutex2var_ps((__m512)v.a, even, (__m512)v.b),
+            (F)_mm512_permutex2var_ps((__m512)v.a, odd, (__m512)v.b)};
+#elif PIX2GAN_LEVEL == 1
+    const __m256d even = (__m256d)_mm256_shuffle_ps((__m256)v.a, (__m256)v.b, 0x88);
+    const __m256d odd = (__m256d)_mm256_shuffle_ps((__m256)v.a, (__m256)v.b, 0xdd);
+    return {(F)_mm256_permute4x64_pd(even, 0xd8), (F)_mm256_permute4x64_pd(odd, 0xd8)};
+#else
+    Pair out;
+    for (int64_t i = 0; i < lanes; i++) {
+        out.a[i] = 2 * i < lanes ? v.a[2 * i] : v.b[2 * i - lanes];
+        out.b[i] = 2 * i < lanes ? v.a[2 * i + 1] : v.b[2 * i + 1 - lanes];
+    }
+    return out;
+#endif
+}
 
 PIX2GAN_INLINE Pair load_pair(const float* from) { return {load(from), load(from + lanes)}; }
 PIX2GAN_INLINE Pair load_pair(const float16* from) { return {load(from), load(from + lanes)}; }
@@ -253,8 +248,16 @@ PIX2GAN_INLINE Pair load_pair_as(const float* from) {
 }
 template <>
 PIX2GAN_INLINE Pair load_pair_as<bfloat16>(const float* from) {
-    Pair v;
-    load_deinterleaved(from, v.a, v.b);
+    return deinterleaved(load_pair(from));
+}
+
+// A pair of T as the even and the odd elements.
+template <class T>
+PIX2GAN_INLINE Pair even_and_odd(T, Pair v) {
+    return deinterleaved(v);
+}
+template <>
+PIX2GAN_INLINE Pair even_and_odd(bfloat16, Pair v) {
     return v;
 }
 
@@ -286,7 +289,7 @@ struct Exponential {
 };
 
 PIX2GAN_INLINE Exponential exponential(F x) {
-    x = maximum(splat(-87.0f), x);  // below it exp is 0 for every purpose here
+    x = maximum(splat(-87.0f), x);       // below it exp is 0 for every purpose here
     const F magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
     const F shifted = x * 1.44269504f + magic;
     const F n = shifted - magic;

@@ -40,6 +40,8 @@ class TrainingData:
     """The same kind of items without augmentation: the held-out ones if there are any."""
     held_out: tuple[str, ...] = ()
     """Names of the items that are not trained on."""
+    summary: str = ""
+    """What the data were taken for, in a line: a layout that was guessed wrong shows here."""
 
     def fingerprint(self) -> str:
         """Changes when the training items change, not when their folder is moved."""
@@ -64,12 +66,13 @@ def open_paired_data(config: TrainConfig) -> TrainingData:
         "only_plain_background": config.plain_background,
     }
     train = open_paired(config.data, split="train", augment=config.augment, **options)
-    check_paired(train)
+    summary = str(check_paired(train))
     if config.holdout > 0:
         held_out = open_paired(config.data, split="test", augment=False, **options)
         check_paired(held_out)
-        return TrainingData(train, held_out, tuple(held_out.names))
-    return TrainingData(train, open_paired(config.data, split="train", augment=False, **options))
+        return TrainingData(train, held_out, tuple(held_out.names), summary)
+    show = open_paired(config.data, split="train", augment=False, **options)
+    return TrainingData(train, show, summary=summary)
 
 
 def load_batches(

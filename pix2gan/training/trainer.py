@@ -118,6 +118,8 @@ class Trainer:
         progress = TrainingProgress(self.step, self.total, config.batch)
         for notice in notices:
             progress.say(notice)
+        if self.data.summary:
+            progress.say(f"Data: {self.data.summary}")
         progress.say(self._describe())
         log = MetricsLog(config.out, self.step, progress.say)
         batches = load_batches(self.data, config, self.device, self.step)

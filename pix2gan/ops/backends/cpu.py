@@ -22,6 +22,7 @@ _DATA = {
     "bias_act": (0,),
     "bias_act_grad": (0, 1, 3),
     "bias_act_grad2": (0, 1, 2),
+    "upfirdn2d": (0,),
     "instance_norm_stats": (0,),
     "instance_norm_act": (0, 5),
     "instance_norm_act_grad": (0, 1),
@@ -54,6 +55,10 @@ def bias_act_grad(*args: Any) -> None:
 
 def bias_act_grad2(*args: Any) -> None:
     torch.ops.pix2gan_native.bias_act_grad2.default(*args)
+
+
+def upfirdn2d(*args: Any) -> None:
+    torch.ops.pix2gan_native.upfirdn2d.default(*args)
 
 
 def instance_norm_stats(x: Tensor, mean: Tensor, m2: Tensor) -> None:

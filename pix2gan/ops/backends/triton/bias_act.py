@@ -104,7 +104,7 @@ def bias_act_kernel(
     tl.store(out + to, to_element(y, out.dtype.element_ty), mask)
 
 
-# ------------------------------------------------------------------------------------------ launchers
+# ---------------------------------------------------------------------------------------- launchers
 
 
 def _collapse(tensors: list[Tensor], dim: int | None) -> tuple[list[int], list[list[int]]] | None:

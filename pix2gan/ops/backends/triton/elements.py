@@ -190,6 +190,12 @@ def quick_divide(i, multiplier, shift, UNIT: tl.constexpr):
 
 
 @triton.jit
+def within(i, size):
+    """0 <= i < size in one comparison: as unsigned numbers the negative ones are large."""
+    return i.to(tl.uint32) < size
+
+
+@triton.jit
 def padding_source(i, size, MODE: tl.constexpr):
     """The pixel of [0, size) that position i (counted from the first pixel; may be negative) is
     copied from. For zeros it is outside."""

@@ -471,7 +471,7 @@ def _gather(
     wide = (width + 2 * PAD) * stride
     row = (y + PAD).to(INDEX) * wide
     g = _gather_row(dy, row, x, stride, width, mask, PAD, MODE)
-    if MODE != "zeros":
+    if MODE != "zeros":  # noqa: SIM102 - one of the two is known at compile time
         if edge:
             if MODE == "reflect":
                 above = mask & (y >= 1) & (y <= PAD)
@@ -738,7 +738,7 @@ def pixels_gradient_kernel(
             tl.store(dx + to, to_element(g * scale, dx.dtype.element_ty), mask)
 
 
-# ----------------------------------------------------------------------------------------- launchers
+# ---------------------------------------------------------------------------------------- launchers
 
 CHUNKS = 16  # pieces of a plane at most; so many partial results every program can merge
 

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import triton
@@ -41,7 +40,6 @@ from pix2gan.ops.backends.triton.elements import (
 from pix2gan.ops.backends.triton.launch import (
     Architecture,
     Launch,
-    block_for,
     ceil_div,
     index_type,
     planes_grid,
@@ -262,7 +260,7 @@ def scaled_conv2d_kernel(
     tl.store(out + to, to_element(total, out.dtype.element_ty), live[:, None] & inside[None, :])
 
 
-# ---------------------------------------------------------------------------- gradient of the weight
+# --------------------------------------------------------------------------- gradient of the weight
 
 
 @triton.jit
@@ -369,7 +367,7 @@ def add_splits_kernel(
     tl.store(out + to, to_element(total, out.dtype.element_ty), mask)
 
 
-# ------------------------------------------------------------------------------------------ launchers
+# ---------------------------------------------------------------------------------------- launchers
 
 
 @dataclass(frozen=True)
@@ -435,7 +433,7 @@ def _precision(dtype: torch.dtype, arch: Architecture) -> str:
     """ "half", "ieee", or "tf32": that only where PyTorch lets convolutions use it."""
     if dtype != torch.float32:
         return "half"
-    if arch.kind == "cuda" and torch.backends.cudnn.conv.fp32_precision == "tf32":
+    if arch.kind == "cuda" and torch.backends.cudnn.conv.fp32_precision == "tf32":  # type: ignore[attr-defined]
         return "tf32"
     return "ieee"
 

@@ -22,7 +22,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pix2gan.ops.backends.triton.elements import to_element
+from pix2gan.ops.backends.triton.elements import to_element, within
 from pix2gan.ops.backends.triton.launch import (
     Architecture,
     Launch,
@@ -55,15 +55,29 @@ def _split(v, SIZE: tl.constexpr):
 
 
 @triton.jit
+def _join(p):
+    """1, 2, 4 or 8 tensors [cells] as one [cells, count]; the inverse of ``_split``."""
+    cells: tl.constexpr = p[0].shape[0]
+    if len(p) == 1:
+        v = tl.reshape(p[0], [cells, 1])
+    elif len(p) == 2:
+        v = tl.join(p[0], p[1])
+    elif len(p) == 4:
+        v = tl.join(tl.join(p[0], p[2]), tl.join(p[1], p[3]))
+    else:
+        even = tl.join(tl.join(p[0], p[4]), tl.join(p[2], p[6]))
+        odd = tl.join(tl.join(p[1], p[5]), tl.join(p[3], p[7]))
+        v = tl.join(even, odd)
+    return tl.reshape(v, [cells, len(p)])
+
+
+@triton.jit
 def _load_row(
-    x,
-    offset,  # [cells] of (row, first column of the patch's support), without channels
-    column,  # [cells]: the first column of the patch's support
+    row,  # pointers to the first column of the patch's support: [cells], or [cells, channels]
+    column,  # [cells]: that column
     inside,  # [cells]: the row is one of the image
     width,
     stride,  # between columns
-    channel,  # [channels]
-    channel_stride,
     channel_inside,
     FIRST: tl.constexpr,  # groups of LOAD columns, counted from ``column``
     COUNT: tl.constexpr,
@@ -75,22 +89,17 @@ def _load_row(
     samples = ()
     if CHANNELS_LAST:
         for t in tl.static_range(FIRST * LOAD, (FIRST + COUNT) * LOAD):
-            at = column + t
-            mask = (inside & (at >= 0) & (at < width))[:, None] & channel_inside[None, :]
-            into = (offset + t * stride)[:, None] + (channel * channel_stride)[None, :]
-            samples = samples + (tl.load(x + into, mask, other=0).to(tl.float32),)
+            mask = (inside & within(column + t, width))[:, None] & channel_inside[None, :]
+            samples = samples + (tl.load(row + t * stride, mask, other=0).to(tl.float32),)
     else:
         k = tl.arange(0, LOAD)
         for m in tl.static_range(FIRST, FIRST + COUNT):
-            at = column + m * LOAD
-            first = offset + m * LOAD
             if EXACT:
-                first = tl.multiple_of(first, [LOAD])
-                mask = (inside & (at >= 0) & (at < width))[:, None]
+                mask = (inside & within(column + m * LOAD, width))[:, None]
             else:
-                at = at[:, None] + k[None, :]
-                mask = inside[:, None] & (at >= 0) & (at < width)
-            v = tl.load(x + (first[:, None] + k[None, :]), mask, other=0)
+                mask = inside[:, None] & within((column + m * LOAD)[:, None] + k[None, :], width)
+            # from the row's pointers on, what is added is known to the compiler
+            v = tl.load(row[:, None] + (m * LOAD + k)[None, :], mask, other=0)
             samples = samples + _split(v.to(tl.float32), LOAD)
     return samples
 
@@ -258,15 +267,19 @@ def upfirdn2d_kernel(
     first_row = patch_y * (GROUP_Y * DOWN_Y // UP_Y) - origin_y
     for r in tl.static_range(FIRST_Y, FIRST_Y + COUNT_Y):
         y = first_row + r
+        offset = image + y.to(INDEX) * x_row
+        if CHANNELS_LAST:
+            offset += column.to(INDEX) * x_column
+            row = x + (offset[:, None] + (channel * x_channel)[None, :])
+        else:
+            offset += column
+            row = x + (tl.multiple_of(offset, [LOAD]) if EXACT else offset)
         samples = _load_row(
-            x,
-            image + y.to(INDEX) * x_row + column * x_column,
+            row,
             column,
-            inside & (y >= 0) & (y < height),
+            inside & within(y, height),
             width,
             x_column,
-            channel,
-            x_channel,
             channel_inside,
             FIRST_X,
             COUNT_X,
@@ -318,20 +331,6 @@ def upfirdn2d_kernel(
                 mask = inside_row[:, None] & (at[:, None] + k[None, :] < out_width)
             value = to_element(value, out.dtype.element_ty)
             tl.store(out + (pixel[:, None] + k[None, :]), value, mask)
-
-
-@triton.jit
-def _join(parts):
-    """The inverse of ``_split``."""
-    cells: tl.constexpr = parts[0].shape[0]
-    if len(parts) == 1:
-        v = tl.reshape(parts[0], [cells, 1])
-    elif len(parts) == 2:
-        v = tl.join(parts[0], parts[1])
-    else:
-        v = tl.join(tl.join(parts[0], parts[2]), tl.join(parts[1], parts[3]))
-        v = tl.reshape(v, [cells, 4])
-    return v
 
 
 @triton.jit
@@ -414,9 +413,8 @@ def upfirdn2d_general_kernel(
     tl.store(out + i, to_element(total * gain, out.dtype.element_ty), inside)
 
 
-# ------------------------------------------------------------------------------------------ launcher
+# ----------------------------------------------------------------------------------------- launcher
 
-GROUP_X = 4  # outputs of a patch along x: a vector of 8 or 16 bytes
 FACTORS = (1, 2, 4)
 # Beyond these the unrolled code grows long and its taps fill the registers.
 LARGEST_SEPARABLE, LARGEST_2D = 16, 25
@@ -513,15 +511,19 @@ def _plan_unrolled(
     upx, upy, downx, downy = factors
     channels_last = bool(common["CHANNELS_LAST"])
     n, c, out_height, out_width = out.shape
+    # Columns of a patch: what a thread stores at once, 8 or 16 bytes.
+    group_x = 8 if upx > downx and not channels_last and x.element_size() == 2 else 4
     # Rows of a patch: the more, the fewer rows of its support are loaded twice, and the more
     # registers. In channels-last a thread holds the patches of several channels.
     group_y = 4 if channels_last or downy > upy else 8
+    if channels_last and max(taps) > 8:
+        group_y = 2
     if arch.kind == "interpreter":  # where every operation costs the same, a tenth of a millisecond
         group_y = max(2, upy)
-    load = 1 if channels_last else min(4, GROUP_X * downx // upx)
-    origin_x, pad_x, first_x, count_x = _support(GROUP_X, load, upx, downx, taps[0], pads[0])
+    load = 1 if channels_last else min(4, group_x * downx // upx)
+    origin_x, pad_x, first_x, count_x = _support(group_x, load, upx, downx, taps[0], pads[0])
     origin_y, pad_y, first_y, count_y = _support(group_y, 1, upy, downy, taps[1], pads[1])
-    patches_x, patches_y = ceil_div(out_width, GROUP_X), ceil_div(out_height, group_y)
+    patches_x, patches_y = ceil_div(out_width, group_x), ceil_div(out_height, group_y)
 
     # 128 threads. NCHW: a patch each. Channels-last: four channels of a patch each, 8 bytes of
     # half precision.
@@ -555,7 +557,7 @@ def _plan_unrolled(
             "DOWN_Y": downy,
             "PAD_X": pad_x,
             "PAD_Y": pad_y,
-            "GROUP_X": GROUP_X,
+            "GROUP_X": group_x,
             "GROUP_Y": group_y,
             "FIRST_X": first_x,
             "COUNT_X": count_x,
@@ -563,7 +565,7 @@ def _plan_unrolled(
             "COUNT_Y": count_y,
             "LOAD": load,
             "EXACT": x.shape[3] % load == 0 and all(s % load == 0 for s in strides),
-            "EXACT_OUT": out_width % GROUP_X == 0,
+            "EXACT_OUT": out_width % group_x == 0,
             "CELLS_X": cells_x,
             "CELLS_Y": cells_y,
             "PLANES": cells_planes,
