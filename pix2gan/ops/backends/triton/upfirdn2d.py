@@ -516,7 +516,8 @@ def _plan_unrolled(
     # Rows of a patch: the more, the fewer rows of its support are loaded twice, and the more
     # registers. In channels-last a thread holds the patches of several channels.
     group_y = 4 if channels_last or downy > upy else 8
-    if channels_last and max(taps) > 8:
+    long_filter = channels_last and max(taps) > 8  # whose support takes the registers
+    if long_filter:
         group_y = 2
     if arch.kind == "interpreter":  # where every operation costs the same, a tenth of a millisecond
         group_y = max(2, upy)
@@ -527,7 +528,7 @@ def _plan_unrolled(
 
     # 128 threads. NCHW: a patch each. Channels-last: four channels of a patch each, 8 bytes of
     # half precision.
-    lanes = 512 if channels_last else 128
+    lanes = (128 if long_filter else 512) if channels_last else 128
     if arch.kind == "interpreter":
         lanes = 64
     channels = block_for(c, min(64, lanes // 2)) if channels_last else 1
