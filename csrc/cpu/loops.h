@@ -92,17 +92,17 @@ struct InstanceNormGradLoops {
 struct Upfirdn2dPlan {
     const Upfirdn2d& k;
     int64_t terms;
-    const float *fy, *fx;             // [terms, filter_h] and [terms, filter_w], to correlate with
-    const Taps *rows, *columns;       // [out_h] and [out_w], within the image
-    int64_t inner_first, inner_last;  // output rows all of whose taps lie within the image
+    const float *fy, *fx;        // [terms, filter_h] and [terms, filter_w], to correlate with
+    const Taps *rows, *columns;  // [out_h] and [out_w], within the image
+    int64_t inner_first = 0, inner_last = 0;  // output rows all of whose taps lie within the image
     // Contiguous planes: buffers of a term lie `stride` apart, pixel 0 at `margin`. Zeros around it
     // stand for what is outside of the image. Halving splits a buffer into even and odd pixels,
     // the odd ones `half` behind the even ones.
-    int64_t stride, margin, half;
+    int64_t stride = 0, margin = 0, half = 0;
     // With one term, the buffers of so many output rows lie one behind the other; else 0.
-    int64_t group;
+    int64_t group = 0;
     // Channels-last: so many output columns at a time.
-    int64_t tile;
+    int64_t tile = 0;
 
     bool halves() const { return k.up_x == 1 && k.down_x == 2; }
     bool doubles() const { return k.up_x == 2 && k.down_x == 1; }

@@ -273,11 +273,17 @@ PIX2GAN_INLINE void store_pair_as<bfloat16>(float* to, Pair v) {
 // ------------------------------------------------------------------------------------- reductions
 
 PIX2GAN_INLINE double sum_lanes(F v) {
+#if PIX2GAN_LEVEL >= 2
+    const __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256((__m512)v));
+    const __m512d high = _mm512_cvtps_pd(_mm512_extractf32x8_ps((__m512)v, 1));
+    return _mm512_reduce_add_pd(_mm512_add_pd(low, high));
+#else
     float element[lanes];
     store(element, v);
     double sum = 0;
     for (int64_t i = 0; i < lanes; i++) sum += element[i];
     return sum;
+#endif
 }
 
 // ----------------------------------------------------------------------------- transcendental ones

@@ -1,40 +1,394 @@
-"""The native CPU kernels: right by the conformance suite, whatever the number of threads."""
+"""The native CPU kernels: right on every instruction set, whatever the threads; and their build."""
 
 from __future__ import annotations
 
+import os
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 import torch
+import torch.nn.functional as F
 
-from pix2gan.ops import conformance, use_backend
-from pix2gan.ops.backends import cpu
-from pix2gan.ops.bias_act import bias_act
+from pix2gan import ops
+from pix2gan.errors import BackendError
+from pix2gan.ops import conformance, dispatch
+from pix2gan.ops.activations import ACTIVATIONS
+from pix2gan.ops.backends import _native, cpu
+from pix2gan.ops.cases import DATA_ARGUMENTS
+
+HALVES = (torch.bfloat16, torch.float16)
+FORMATS = (torch.contiguous_format, torch.channels_last)
+INSTRUCTION_SETS = ("avx512_bf16", "avx512", "avx2", "baseline")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _available() -> None:
+@pytest.fixture
+def native() -> Iterator[None]:
+    """The backend, forced; skips where it cannot be built."""
     available, reason = cpu.is_available()
     if not available:
         pytest.skip(reason)
+    with ops.use_backend("cpu,reference"):
+        yield
 
 
-def test_conforms() -> None:
-    results = conformance.check("cpu")
+@pytest.fixture(params=INSTRUCTION_SETS)
+def instruction_set(native: None, request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each instruction set that this processor has."""
+    best = torch.ops.pix2gan_native.instruction_set()
+    if not torch.ops.pix2gan_native.use_instruction_set(request.param):
+        pytest.skip(f"this processor has no {request.param}")
+    yield request.param
+    assert torch.ops.pix2gan_native.use_instruction_set(best)
+
+
+# ---------------------------------------------------------------------------------kernels
+
+
+def test_it_has_all_primitives_but_the_convolutions(native):
+    (status,) = [s for s in ops.list_backends() if s.name == "cpu"]
+    assert status.available
+    missing = {p for p in dispatch.primitives() if not hasattr(cpu, p)}
+    assert missing == {"scaled_conv2d", "scaled_conv2d_wgrad"}
+
+
+@pytest.mark.parametrize("subject", [s for s in conformance.SUBJECTS if s.startswith("op ")])
+def test_ops_conform(native, subject):
+    results = conformance.check("cpu", subjects=[subject])
     assert results
-    assert not conformance.failures(results), conformance.table(conformance.failures(results))
+    assert conformance.failures(results) == []
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_threads_do_not_change_a_bit(threads: int) -> None:
-    from pix2gan.ops.instance_norm import instance_norm_act
+def test_primitives_conform(instruction_set):
+    subjects = [p for p in DATA_ARGUMENTS if hasattr(cpu, p)]
+    results = conformance.check("cpu", subjects=subjects)
+    assert conformance.failures(results) == []
+    assert {r.status for r in results} == {"passed"}
 
-    x = torch.randn(2, 24, 65, 33).to(torch.bfloat16).to(memory_format=torch.channels_last)
+
+def test_other_dtypes_are_refused(native):
+    x = torch.randn(1, 4, 3, 3, dtype=torch.float64)
+    with ops.use_backend("cpu"), pytest.raises(BackendError, match="float64"):
+        ops.bias_act(x, act="relu")
+
+
+def every(dtype: torch.dtype) -> torch.Tensor:
+    """All 65,536 values of a 16-bit dtype."""
+    return torch.arange(-(2**15), 2**15, dtype=torch.int16).view(dtype)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_every_half_is_read_and_written_exactly(instruction_set, dtype):
+    x = every(dtype)
+    out = torch.empty_like(x)
+    torch.ops.pix2gan_native.bias_act(x, None, 0, "linear", 0.0, 1.0, -1.0, out)
+    if instruction_set == "avx512_bf16" and dtype == torch.bfloat16:
+        # the processor's own conversion takes subnormals, below 1.2e-38, for zero
+        x = torch.where(x.abs() < torch.finfo(dtype).tiny, 0, x)
+    assert torch.equal(out.isnan(), x.isnan())
+    assert torch.equal(out.nan_to_num(7.0), x.nan_to_num(7.0))
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("gain", [1.0009765625, 0.3333, 1e-4, 3e4])
+def test_halves_are_rounded_as_pytorch_does(instruction_set, dtype, gain):
+    x = every(dtype)
+    x = x[x.isfinite()]
+    out = torch.empty_like(x)
+    torch.ops.pix2gan_native.bias_act(x, None, 0, "linear", 0.0, gain, -1.0, out)
+    expected = (x.float() * torch.tensor(gain)).to(dtype)
+    if instruction_set == "avx512_bf16" and dtype == torch.bfloat16:
+        tiny = torch.finfo(dtype).tiny
+        out = torch.where(expected.abs() <= tiny, 0, out)
+        expected = torch.where(expected.abs() <= tiny, 0, expected)
+    assert torch.equal(out, expected)
+
+
+@pytest.mark.parametrize("act", ACTIVATIONS)
+def test_activations_over_the_whole_range(instruction_set, act):
+    x = torch.cat([torch.linspace(-100, 100, 40001), torch.linspace(-1e-3, 1e-3, 2001)])
+    known = ACTIVATIONS[act]
+    alpha = known.default_alpha
+    out = torch.empty_like(x)
+    torch.ops.pix2gan_native.bias_act(x, None, 0, act, alpha, 1.0, -1.0, out)
+    exact = known.value(x.double(), alpha)
+    error = (out.double() - exact).abs() / exact.abs().clamp(min=1e-25)
+    assert float(error.max()) < 1e-6
+
+
+def test_not_a_number_stays_one(instruction_set):
+    x = torch.tensor([float("nan"), 1.0, float("inf"), -float("inf")] * 9)
+    for act in ("linear", "relu", "lrelu", "tanh", "sigmoid", "elu", "selu", "softplus"):
+        out = torch.empty_like(x)
+        torch.ops.pix2gan_native.bias_act(x, None, 0, act, 0.2, 1.0, 5.0, out)
+        assert torch.equal(out.isnan(), x.isnan()), act
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("shape", [(1, 2, 300, 300), (1, 20, 90, 70), (2, 130, 33, 17)])
+def test_statistics_of_large_planes_far_from_zero(instruction_set, memory_format, shape):
+    x = (1000 + 10 * torch.randn(shape)).contiguous(memory_format=memory_format)
+    x[:, :, 0, 0] = -5000  # an outlier where a naive shift would be taken from
+    y = ops.instance_norm_act(x, act="relu", pad=1)
+    exact = F.pad(torch.relu(F.instance_norm(x.double())), (1,) * 4, mode="reflect")
+    # The float that an input is has an error of 3e-5 at 1000, divided by the deviation.
+    assert float((y - exact).abs().max()) < 5e-5
+    stats = ops.instance_norm_stats(x)
+    variance, mean = torch.var_mean(x.double(), (2, 3), correction=0)
+    torch.testing.assert_close(stats.mean.double(), mean, rtol=1e-7, atol=0)
+    torch.testing.assert_close(stats.m2.double(), variance * shape[2] * shape[3], rtol=2e-6, atol=0)
+
+
+FILTERS = {
+    "three": [1.0, 2.0, 1.0],
+    "four": [1.0, 3.0, 3.0, 1.0],
+    "eight": [1.0, 2.0, 3.0, 4.0, 4.0, 2.0, 1.0, 0.5],
+    "uneven": [[1.0, 2.0, 0.0], [0.0, 1.0, 3.0], [2.0, 0.5, 1.0]],  # of full rank
+}
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("channels", [1, 5, 20, 32, 70])
+@pytest.mark.parametrize("taps", FILTERS)
+def test_upfirdn2d_on_many_channels(instruction_set, memory_format, channels, taps):
+    x = torch.randn(1, channels, 19, 23).contiguous(memory_format=memory_format)
+    # by default an outer product, which the kernels take apart again
+    f = ops.setup_filter(FILTERS[taps])
+    for up, down, padding in (
+        (1, 1, (1, 2, 2, 1)),
+        (2, 1, (2, 1, 1, 2)),
+        (1, 2, (1, 1, 2, -1)),
+        (3, 2, 4),
+    ):
+        got = ops.upfirdn2d(x, f, up=up, down=down, padding=padding, gain=up**2)
+        with ops.use_backend("reference"):
+            exact = ops.upfirdn2d(
+                x.double(), f.double(), up=up, down=down, padding=padding, gain=up**2
+            )
+        assert got.is_contiguous(memory_format=memory_format)
+        torch.testing.assert_close(got.double(), exact, rtol=1e-5, atol=1e-5)
+
+
+def test_a_pixel_that_is_not_a_number_reaches_its_neighbours_only(instruction_set):
+    x = torch.zeros(1, 32, 9, 9).contiguous(memory_format=torch.channels_last)
+    x[0, 3, 4, 4] = float("nan")
+    for up, down in ((1, 1), (2, 1), (1, 2)):
+        y = ops.upfirdn2d(x, ops.setup_filter([1.0, 2.0, 1.0]), up=up, down=down, padding=1)
+        with ops.use_backend("reference"):
+            expected = ops.upfirdn2d(
+                x[:, 3:4], ops.setup_filter([1.0, 2.0, 1.0]), up=up, down=down, padding=1
+            )
+        assert torch.equal(y[:, 3:4].isnan(), expected.isnan())
+        assert not y[:, :3].isnan().any()
+        assert not y[:, 4:].isnan().any()
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(2, 24, 85, 65), (1, 2, 310, 290)])
+def test_threads_do_not_change_a_bit(native, memory_format, dtype, shape):
+    x = torch.randn(shape).to(dtype).contiguous(memory_format=memory_format)
+    f = ops.setup_filter([1, 3, 3, 1])
+
+    def compute() -> list[torch.Tensor]:
+        leaf = x.detach().requires_grad_()
+        weight = torch.full([shape[1]], 1.5, requires_grad=True)
+        normed = ops.instance_norm_act(leaf, weight, act="lrelu", pad=2)
+        outs = [normed, ops.bias_act(leaf, weight, act="swish"), ops.upsample2d(leaf, f)]
+        outs += [ops.downsample2d(leaf, f), *ops.instance_norm_stats(x)[1:]]
+        loss = sum((out.float().square().sum() for out in outs[:4]), torch.zeros(()))
+        return [*outs, *torch.autograd.grad(loss, (leaf, weight))]
+
     before = torch.get_num_threads()
-    with use_backend("cpu"):
-        expected = instance_norm_act(x, act="relu", pad=1), bias_act(x, act="lrelu")
-        try:
+    results = []
+    try:
+        for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            got = instance_norm_act(x, act="relu", pad=1), bias_act(x, act="lrelu")
-        finally:
-            torch.set_num_threads(before)
-    for a, b in zip(got, expected, strict=True):
-        assert torch.equal(a, b)
+            results.append(compute())
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            assert torch.equal(a, b)
+
+
+def test_a_slice_of_channels_is_not_copied_wrongly(native):
+    large = torch.randn(3, 24, 20, 18)
+    for x in (large[:, 4:11], large[1:, ::2], large[:, :, 1:-1, 2:], large.transpose(2, 3)):
+        got = ops.instance_norm_act(x, act="relu", pad=1)
+        expected = ops.instance_norm_act(x.clone(memory_format=torch.contiguous_format), pad=1)
+        assert torch.equal(got, expected.relu())
+
+
+# -------------------------------------------------------------------------------------------- build
+
+
+@pytest.fixture
+def csrc(tmp_path: Path) -> Path:
+    """Sources that only a compiler which does not look would compile."""
+    folder = tmp_path / "csrc"
+    (folder / "cpu").mkdir(parents=True)
+    (folder / "kernels.h").write_text("int a;\n")
+    for name in ("binding.cpp", "cpu/one.cpp", "cpu/isa_two.cpp"):
+        (folder / name).write_text("not C++\n")
+    return folder
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("PIX2GAN_CACHE_DIR", str(folder))
+    monkeypatch.delenv("PIX2GAN_BUILD", raising=False)
+    return folder / "native"
+
+
+@pytest.fixture
+def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """compiler(script): a compiler that logs each call and runs a line of shell."""
+
+    def make(line: str) -> Path:
+        program, log = tmp_path / "fake++", tmp_path / "calls"
+        program.write_text(
+            f'#!/bin/sh\necho $$ "$@" >> {log}\n'
+            'while [ "$1" != -o ]; do shift; done; out="$2"\n' + line + "\n"
+        )
+        program.chmod(program.stat().st_mode | stat.S_IXUSR)
+        monkeypatch.setenv("CXX", str(program))
+        return log
+
+    return make
+
+
+WORKS = 'echo library > "$out"'
+
+
+def test_built_once_and_kept(csrc, cache, compiler):
+    log = compiler(WORKS)
+    library = _native.build_cached(csrc)
+    assert library.parent == cache
+    assert library.read_text() == "library\n"
+    calls = log.read_text().splitlines()
+    assert len(calls) == 4  # three sources and the link
+    assert sum("-O3" in c and "-DPIX2GAN_SOURCE_HASH=" in c for c in calls) == 3
+    assert not any("-march=native" in c for c in calls)
+    assert _native.build_cached(csrc) == library
+    assert len(log.read_text().splitlines()) == 4
+    assert sorted(p.suffix for p in cache.iterdir()) == [".lock", ".so"]
+
+
+def test_other_sources_are_another_build(csrc, cache, compiler):
+    compiler(WORKS)
+    first = _native.build_cached(csrc)
+    (csrc / "kernels.h").write_text("int b;\n")
+    assert _native.build_cached(csrc) != first
+
+
+def test_of_builds_at_the_same_time_one_compiles(csrc, cache, compiler):
+    log = compiler("sleep 0.2; " + WORKS)
+    libraries: list[Path] = []
+    threads = [
+        threading.Thread(target=lambda: libraries.append(_native.build_cached(csrc)))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(libraries) == 4
+    assert len(set(libraries)) == 1
+    assert len(log.read_text().splitlines()) == 4
+
+
+def test_who_waits_too_long_says_for_what(csrc, cache, compiler, monkeypatch):
+    compiler("sleep 0.6; " + WORKS)
+    thread = threading.Thread(target=_native.build_cached, args=(csrc,))
+    thread.start()
+    while not list(cache.glob("build-*")):
+        time.sleep(0.01)
+    monkeypatch.setenv("PIX2GAN_BUILD_TIMEOUT", "0.2")
+    with pytest.raises(_native.BuildError, match=r"another process .* is locked"):
+        _native.build_cached(csrc)
+    thread.join()
+
+
+def test_a_failure_is_one_line_and_remembered(csrc, cache, compiler):
+    log = compiler("echo 'In file x:' >&2; echo 'y.cpp:3: error: no such thing' >&2; exit 1")
+    with pytest.raises(_native.BuildError, match=r"y\.cpp:3: error: no such thing") as caught:
+        _native.build_cached(csrc)
+    assert "\n" not in str(caught.value)
+    calls = len(log.read_text().splitlines())
+    with pytest.raises(_native.BuildError, match=r"no such thing .*delete .* to try again"):
+        _native.build_cached(csrc)
+    assert len(log.read_text().splitlines()) == calls
+    compiler(WORKS + "; true")  # another compiler is given another try
+    assert _native.build_cached(csrc).is_file()
+    assert not list(cache.glob("*.failed.json"))
+
+
+def test_a_build_that_takes_too_long_is_ended(csrc, cache, compiler, monkeypatch):
+    log = compiler("sleep 60")
+    monkeypatch.setenv("PIX2GAN_BUILD_TIMEOUT", "0.3")
+    start = time.monotonic()
+    with pytest.raises(_native.BuildError, match="took too long"):
+        _native.build_cached(csrc)
+    assert time.monotonic() - start < 10
+    for line in log.read_text().splitlines():
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(line.split()[0]), 0)
+    assert not list(cache.glob("build-*"))
+
+
+def test_without_a_compiler(csrc, cache, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(_native.BuildError, match=r"no C\+\+ compiler was found .*install one"):
+        _native.build_cached(csrc)
+
+
+def test_building_can_be_forbidden(csrc, cache, compiler, monkeypatch):
+    log = compiler(WORKS)
+    monkeypatch.setenv("PIX2GAN_BUILD", "0")
+    with pytest.raises(_native.BuildError, match="PIX2GAN_BUILD=0"):
+        _native.build_cached(csrc)
+    assert not log.exists()
+
+
+def test_a_cache_that_cannot_be_written(csrc, tmp_path, compiler, monkeypatch):
+    compiler(WORKS)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("PIX2GAN_CACHE_DIR", str(tmp_path / "file"))
+    with pytest.raises(_native.BuildError, match="set PIX2GAN_CACHE_DIR"):
+        _native.build_cached(csrc)
+
+
+def test_a_prebuilt_library_of_other_sources_is_passed_over(csrc, tmp_path, monkeypatch):
+    stale = tmp_path / "_native_cpu.so"
+    stale.write_bytes(b"\x7fELF PIX2GAN_SOURCE_HASH=0123456789abcdef\0")
+    assert _native.built_from(stale) == "0123456789abcdef"
+    monkeypatch.setattr(_native, "find_sources", lambda: csrc)
+    monkeypatch.setattr(_native, "prebuilt_library", lambda: stale)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setenv("PIX2GAN_CACHE_DIR", str(tmp_path / "cache"))
+    available, reason = _native._load()
+    assert not available
+    assert "was built from other sources" in reason
+    assert "no C++ compiler" in reason
+    assert "\n" not in reason
+
+
+def test_the_reference_takes_over(csrc, cache, register, monkeypatch):
+    monkeypatch.setattr(_native, "_outcome", None)
+    monkeypatch.setattr(_native, "find_sources", lambda: csrc)
+    monkeypatch.setattr(_native, "prebuilt_library", lambda: None)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    register("native again", cpu)
+    x = torch.randn(1, 3, 4, 4)
+    with pytest.raises(BackendError, match="no C\\+\\+ compiler"):
+        ops.use_backend("native again")
+    with ops.use_backend("reference"):
+        expected = ops.bias_act(x, act="relu")
+    with pytest.raises(BackendError), ops.use_backend("native again,reference"):
+        pass
+    assert torch.equal(ops.bias_act(x, act="relu"), expected)

@@ -73,33 +73,29 @@ def _join(p):
 
 @triton.jit
 def _load_row(
-    row,  # pointers to the first column of the patch's support: [cells], or [cells, channels]
-    column,  # [cells]: that column
-    inside,  # [cells]: the row is one of the image
+    row,  # pointers to the first column of the patch's support: [cells, 1], or [cells, channels]
+    column,  # [cells, 1]: that column
+    inside,  # [cells, 1]: the row is one of the image
     width,
     stride,  # between columns
-    channel_inside,
+    channel_inside,  # [1, channels]
     FIRST: tl.constexpr,  # groups of LOAD columns, counted from ``column``
     COUNT: tl.constexpr,
-    LOAD: tl.constexpr,
-    EXACT: tl.constexpr,  # groups are aligned and wholly inside or outside
+    LOAD: tl.constexpr,  # rows are multiples of it, in length and in where they start
     CHANNELS_LAST: tl.constexpr,
 ):
     """COUNT * LOAD columns of a row for each cell, as so many float32 tensors."""
     samples = ()
     if CHANNELS_LAST:
         for t in tl.static_range(FIRST * LOAD, (FIRST + COUNT) * LOAD):
-            mask = (inside & within(column + t, width))[:, None] & channel_inside[None, :]
+            mask = inside & within(column + t, width) & channel_inside
             samples = samples + (tl.load(row + t * stride, mask, other=0).to(tl.float32),)
     else:
-        k = tl.arange(0, LOAD)
+        k = tl.arange(0, LOAD)[None, :]
         for m in tl.static_range(FIRST, FIRST + COUNT):
-            if EXACT:
-                mask = (inside & within(column + m * LOAD, width))[:, None]
-            else:
-                mask = inside[:, None] & within((column + m * LOAD)[:, None] + k[None, :], width)
+            mask = inside & within(column + m * LOAD, width)
             # from the row's pointers on, what is added is known to the compiler
-            v = tl.load(row[:, None] + (m * LOAD + k)[None, :], mask, other=0)
+            v = tl.load(row + (m * LOAD + k), mask, other=0)
             samples = samples + _split(v.to(tl.float32), LOAD)
     return samples
 
@@ -230,7 +226,6 @@ def upfirdn2d_kernel(
     FIRST_Y: tl.constexpr,
     COUNT_Y: tl.constexpr,
     LOAD: tl.constexpr,
-    EXACT: tl.constexpr,
     EXACT_OUT: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
     CELLS_X: tl.constexpr,  # patches of a block
@@ -240,12 +235,12 @@ def upfirdn2d_kernel(
     INDEX: tl.constexpr,
 ):
     block = tl.program_id(0)
-    channel = tl.arange(0, CHANNELS)
+    channel = tl.arange(0, CHANNELS)[None, :]
     if CHANNELS_LAST:
         channel += block % channel_blocks * CHANNELS
         block //= channel_blocks
     channel_inside = channel < channels
-    cell = tl.arange(0, CELLS_X * CELLS_Y * PLANES)
+    cell = tl.arange(0, CELLS_X * CELLS_Y * PLANES)[:, None]
     patch_x = block % x_blocks * CELLS_X + cell % CELLS_X
     patch_y = block // x_blocks * CELLS_Y + cell // CELLS_X % CELLS_Y
     plane = (tl.program_id(1) + tl.program_id(2) * 32768) * PLANES + cell // (CELLS_X * CELLS_Y)
@@ -270,10 +265,9 @@ def upfirdn2d_kernel(
         offset = image + y.to(INDEX) * x_row
         if CHANNELS_LAST:
             offset += column.to(INDEX) * x_column
-            row = x + (offset[:, None] + (channel * x_channel)[None, :])
+            row = x + (offset + channel * x_channel)
         else:
-            offset += column
-            row = x + (tl.multiple_of(offset, [LOAD]) if EXACT else offset)
+            row = x + tl.multiple_of(offset + column, [LOAD, 1])
         samples = _load_row(
             row,
             column,
@@ -284,7 +278,6 @@ def upfirdn2d_kernel(
             FIRST_X,
             COUNT_X,
             LOAD,
-            EXACT,
             CHANNELS_LAST,
         )
         if r == FIRST_Y:
@@ -316,21 +309,20 @@ def upfirdn2d_kernel(
             for j in tl.static_range(GROUP_X):
                 at = patch_x * GROUP_X + j
                 pixel = (plane.to(INDEX) * out_height + y) * out_width + at
-                mask = (inside_row & (at < out_width))[:, None] & channel_inside[None, :]
+                mask = inside_row & (at < out_width) & channel_inside
                 value = to_element(totals[o * GROUP_X + j], out.dtype.element_ty)
-                tl.store(out + (pixel * channels)[:, None] + channel[None, :], value, mask)
+                tl.store(out + (pixel * channels + channel), value, mask)
         else:
             at = patch_x * GROUP_X
             pixel = (plane.to(INDEX) * out_height + y) * out_width + at
             value = _join(totals[o * GROUP_X : (o + 1) * GROUP_X])
-            k = tl.arange(0, GROUP_X)
+            k = tl.arange(0, GROUP_X)[None, :]
             if EXACT_OUT:
-                pixel = tl.multiple_of(pixel, [GROUP_X])
-                mask = (inside_row & (at < out_width))[:, None]
+                pixel = tl.multiple_of(pixel, [GROUP_X, 1])
             else:
-                mask = inside_row[:, None] & (at[:, None] + k[None, :] < out_width)
+                at += k
             value = to_element(value, out.dtype.element_ty)
-            tl.store(out + (pixel[:, None] + k[None, :]), value, mask)
+            tl.store(out + (pixel + k), value, inside_row & (at < out_width))
 
 
 @triton.jit
@@ -461,7 +453,9 @@ def plan_upfirdn2d(
         "CHANNELS_LAST": channels_last,
         "INDEX": index_type(x, out),
     }
-    if dense and small and {upx, upy, downx, downy} <= set(FACTORS):
+    # Channels-last loads every pixel of a patch's support on its own.
+    wide = channels_last and max(f.shape) > 8 and max(downx, downy) > 1
+    if dense and small and not wide and {upx, upy, downx, downy} <= set(FACTORS):
         factors = (upx, upy, downx, downy)
         yield _plan_unrolled(x, out, (taps_x, taps_y), factors, (padx0, pady0), common, arch)
         return
@@ -514,21 +508,32 @@ def _plan_unrolled(
     # Columns of a patch: what a thread stores at once, 8 or 16 bytes.
     group_x = 8 if upx > downx and not channels_last and x.element_size() == 2 else 4
     # Rows of a patch: the more, the fewer rows of its support are loaded twice, and the more
-    # registers. In channels-last a thread holds the patches of several channels.
+    # registers. In channels-last a thread holds the patches of several channels. Beyond some
+    # hundred multiplications the compiler takes many seconds.
     group_y = 4 if channels_last or downy > upy else 8
-    long_filter = channels_last and max(taps) > 8  # whose support takes the registers
-    if long_filter:
-        group_y = 2
+
+    def multiplications() -> int:
+        tx, ty = ceil_div(taps[0], upx), ceil_div(taps[1], upy)
+        if not common["SEPARABLE"]:
+            return group_x * group_y * tx * ty
+        rows = _support(group_y, 1, upy, downy, taps[1], pads[1])[3]
+        return group_x * (rows * tx + group_y * ty)
+
+    while group_y > upy and multiplications() > 600:
+        group_y //= 2
     if arch.kind == "interpreter":  # where every operation costs the same, a tenth of a millisecond
         group_y = max(2, upy)
+    # Columns that are loaded at once: as many as every row's length and start are multiples of.
     load = 1 if channels_last else min(4, group_x * downx // upx)
+    while any(size % load for size in (x.shape[3], *x.stride()[:3])):
+        load //= 2
     origin_x, pad_x, first_x, count_x = _support(group_x, load, upx, downx, taps[0], pads[0])
     origin_y, pad_y, first_y, count_y = _support(group_y, 1, upy, downy, taps[1], pads[1])
     patches_x, patches_y = ceil_div(out_width, group_x), ceil_div(out_height, group_y)
 
     # 128 threads. NCHW: a patch each. Channels-last: four channels of a patch each, 8 bytes of
-    # half precision.
-    lanes = (128 if long_filter else 512) if channels_last else 128
+    # half precision; two where a long filter's support takes the registers.
+    lanes = (256 if max(taps) > 8 else 512) if channels_last else 128
     if arch.kind == "interpreter":
         lanes = 64
     channels = block_for(c, min(64, lanes // 2)) if channels_last else 1
@@ -539,7 +544,6 @@ def _plan_unrolled(
     cells_planes = min(cells // (cells_x * cells_y), power_of_2(planes))
     x_blocks, y_blocks = ceil_div(patches_x, cells_x), ceil_div(patches_y, cells_y)
     channel_blocks = ceil_div(c, channels) if channels_last else 1
-    strides = x.stride()[:3]
     return Launch(
         upfirdn2d_kernel,
         planes_grid(x_blocks * y_blocks * channel_blocks, ceil_div(planes, cells_planes)),
@@ -565,7 +569,6 @@ def _plan_unrolled(
             "FIRST_Y": first_y,
             "COUNT_Y": count_y,
             "LOAD": load,
-            "EXACT": x.shape[3] % load == 0 and all(s % load == 0 for s in strides),
             "EXACT_OUT": out_width % group_x == 0,
             "CELLS_X": cells_x,
             "CELLS_Y": cells_y,
