@@ -138,12 +138,17 @@ def choose_split(
 ) -> list[PairFiles]:
     if split == "all" or holdout == 0:
         return pairs
-    places = {pair.name: _place(pair.name, seed) for pair in pairs}
-    first, last = min(places, key=places.__getitem__), max(places, key=places.__getitem__)
-    # Of a few pairs chance might hold out none or all; each split gets one if there are two.
-    held = {name for name, place in places.items() if place < holdout} | {first}
-    held -= {last}
+    held = held_out_names([pair.name for pair in pairs], holdout, seed)
     return [pair for pair in pairs if (pair.name in held) == (split == "test")]
+
+
+def held_out_names(names: Sequence[str], holdout: float, seed: int) -> set[str]:
+    """Which of ``names`` are held out: a share of ``holdout``, by name and seed alone."""
+    places = {name: _place(name, seed) for name in names}
+    first, last = min(places, key=places.__getitem__), max(places, key=places.__getitem__)
+    # Of a few names chance might hold out none or all; each split gets one if there are two.
+    held = {name for name, place in places.items() if place < holdout} | {first}
+    return held - {last}
 
 
 def _place(name: str, seed: int) -> float:

@@ -9,22 +9,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from torch.utils.data import Dataset
 
+from pix2gan.data.image_cache import ImageCache
 from pix2gan.data.image_io import Array, to_channels, to_rgb
+from pix2gan.data.inspection import in_threads, raise_broken
 from pix2gan.data.pair_layouts import (
     Layout,
     PairFiles,
     Split,
     choose_split,
     find_pairs,
-    name_some,
     open_pair,
 )
 from pix2gan.data.sampler import SampleKey, random_stream
@@ -94,7 +94,7 @@ class PairedDataset(Dataset[dict[str, Any]]):
         self.in_channels, self.out_channels = in_channels, out_channels
         self.left_out = list(left_out)
         self.augmenter = Augmenter(size, augment) if augment else None
-        self._cache = _ImageCache(cache_bytes)
+        self._cache = ImageCache(cache_bytes)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -161,27 +161,7 @@ class PairedDataset(Dataset[dict[str, Any]]):
         return channels if self.direction == "AtoB" else channels[::-1]
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_cache": _ImageCache(self._cache.capacity)}
-
-
-class _ImageCache:
-    """Keeps the first images that fit; epochs visit all alike, so replacing any gains nothing."""
-
-    def __init__(self, capacity: int) -> None:
-        self.capacity, self.used = capacity, 0
-        self._images: dict[int, list[Array]] = {}
-
-    def get(self, index: int) -> list[Array] | None:
-        return self._images.get(index)
-
-    def put(self, index: int, images: list[Array]) -> list[Array]:
-        size = sum(image.nbytes for image in images)
-        if self.used + size <= self.capacity:
-            for image in images:
-                image.flags.writeable = False
-            self._images[index] = images
-            self.used += size
-        return images
+        return self.__dict__ | {"_cache": ImageCache(self._cache.capacity)}
 
 
 # -- opening ---------------------------------------------------------------------------------------
@@ -235,9 +215,9 @@ def open_paired(
         DataError: If no layout fits, files do not match up, or nothing is left.
         ConfigError: If an option makes no sense.
     """
-    _check_choice("direction", direction, get_args(Direction))
-    _check_choice("split", split, get_args(Split))
-    _check_choice("fit", fit, get_args(Fit))
+    check_choice("direction", direction, get_args(Direction))
+    check_choice("split", split, get_args(Split))
+    check_choice("fit", fit, get_args(Fit))
     if not 0 <= holdout < 1:
         raise ConfigError(f"holdout is a share from 0 up to 1, not {holdout}; try 0.1.")
     if size < 2:
@@ -275,7 +255,7 @@ def open_paired(
     )
 
 
-def _check_choice(option: str, value: str, choices: Iterable[str]) -> None:
+def check_choice(option: str, value: str, choices: Iterable[str]) -> None:
     if value not in choices:
         raise ConfigError(f"Unknown {option} {value!r}: choose one of {', '.join(choices)}.")
 
@@ -320,9 +300,9 @@ def check_paired(
         except BadImageError as error:
             return error
 
-    results = _in_threads(inspect, dataset.pairs, threads, progress)
+    results = in_threads(inspect, dataset.pairs, threads, progress)
     broken = [result for result in results if isinstance(result, BadImageError)]
-    _raise_broken(broken, len(dataset))
+    raise_broken(broken, len(dataset), "pairs")
     sizes = sorted((result for result in results if isinstance(result, tuple)), key=np.prod)
     _check_wide_enough(dataset, sizes)
     return PairedSummary(
@@ -363,33 +343,6 @@ def _with_plain_background(pairs: list[PairFiles], layout: Layout) -> set[str]:
         except BadImageError as error:
             return error
 
-    found = _in_threads(inspect, pairs, 4, None)
-    _raise_broken([result for result in found if isinstance(result, BadImageError)], len(pairs))
+    found = in_threads(inspect, pairs, 4, None)
+    raise_broken([r for r in found if isinstance(r, BadImageError)], len(pairs), "pairs")
     return {pair.name for pair, result in zip(pairs, found, strict=True) if result is True}
-
-
-def _raise_broken(broken: Sequence[BadImageError], total: int) -> None:
-    if broken:
-        listed = name_some([f"{error.path}: {error.reason}" for error in broken])
-        raise DataError(
-            f"{len(broken)} of {total} pairs cannot be used; repair or remove these:\n{listed}"
-        )
-
-
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
-
-
-def _in_threads(
-    work: Callable[[_Item], _Result],
-    items: Sequence[_Item],
-    threads: int,
-    progress: Callable[[int, int], None] | None,
-) -> list[_Result]:
-    results: list[_Result] = []
-    with ThreadPoolExecutor(max(1, threads)) as pool:
-        for result in pool.map(work, items):
-            results.append(result)
-            if progress is not None:
-                progress(len(results), len(items))
-    return results

@@ -1,0 +1,322 @@
+"""Unpaired data: a heap of images of each domain, and no telling which belong together.
+
+``open_unpaired`` finds the two heaps, ``check_unpaired`` opens every file before training does.
+Which domain is input and which is target is settled here: item ``"A"`` is always what the
+generator reads and item ``"B"`` a real image of what it should make.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from pix2gan.data.image_cache import ImageCache
+from pix2gan.data.image_io import Array, list_images, open_image, to_channels, to_uint8
+from pix2gan.data.inspection import in_threads, raise_broken
+from pix2gan.data.pair_layouts import Split, held_out_names
+from pix2gan.data.paired import Direction, check_choice
+from pix2gan.data.sampler import SampleKey, random_stream
+from pix2gan.data.transforms import Augmenter, AugmentOptions, Fit, fit_image, to_tensor
+from pix2gan.errors import BadImageError, ConfigError, DataError
+
+Pairing: TypeAlias = Literal["random", "serial"]
+
+#: Mirrored and cut out of a slightly larger image, as in CycleGAN. Colours stay: they are part of
+#: what tells the domains apart.
+UNPAIRED_AUGMENTATION = AugmentOptions(rotate=0.0, scale=(1.0, 1.0), shift=0.0)
+
+_FOLDERS = {
+    "train": (("trainA", "trainB"), ("A", "B")),
+    "test": (("testA", "testB"), ("valA", "valB")),
+}
+_PARTNER_STREAM = 2  # beside the streams that the samples' own random choices come from
+
+
+@dataclass(frozen=True)
+class DomainImage:
+    """An image of one domain."""
+
+    name: str
+    """``A/`` or ``B/``, then the path below its domain's folder without suffix."""
+    path: Path
+
+
+@dataclass(frozen=True)
+class UnpairedSummary:
+    """What ``check_unpaired`` found when everything was in order."""
+
+    images_a: int
+    images_b: int
+    """Images of the input and of the target domain."""
+    smallest: tuple[int, int]
+    largest: tuple[int, int]
+    """Sizes (height, width) of the smallest and the largest image by area."""
+
+    def __str__(self) -> str:
+        (h0, w0), (h1, w1) = self.smallest, self.largest
+        return (
+            f"{self.images_a} images of the input domain and {self.images_b} of the target domain, "
+            f"unpaired, {w0} x {h0} to {w1} x {h1} pixels"
+        )
+
+
+class UnpairedDataset(Dataset[dict[str, Any]]):
+    """Images of two domains as tensors, one of each an item; made by ``open_unpaired``.
+
+    ``dataset[epoch, index]`` is ``{"A": float32 [in_channels, size, size], "B": float32
+    [out_channels, size, size], "name_a": str, "name_b": str}`` with values in [-1, 1].
+    ``dataset[index]`` is epoch 0. It is as long as the larger domain, so that an epoch shows each
+    image of that once. The smaller domain is gone through as often as it takes: in an order of its
+    own each time ("random" pairing), or so that an image always meets the same others ("serial").
+    All random choices depend on (seed, epoch, index) alone.
+
+    Decoded and fitted images are kept, up to ``cache_bytes`` in each worker process.
+    """
+
+    def __init__(
+        self,
+        images_a: Sequence[DomainImage],
+        images_b: Sequence[DomainImage],
+        *,
+        size: int,
+        pairing: Pairing,
+        augment: AugmentOptions | None,
+        seed: int,
+        fit: Fit,
+        in_channels: int,
+        out_channels: int,
+        cache_bytes: int,
+    ) -> None:
+        self.images_a, self.images_b = list(images_a), list(images_b)
+        self.size, self.pairing, self.seed, self.fit = size, pairing, seed, fit
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.augmenter = Augmenter(size, augment) if augment else None
+        self._cache = ImageCache(cache_bytes)
+
+    def __len__(self) -> int:
+        return max(len(self.images_a), len(self.images_b))
+
+    @property
+    def names(self) -> list[str]:
+        """Name of each image, those of the input domain first."""
+        return [image.name for image in [*self.images_a, *self.images_b]]
+
+    def __getitem__(self, key: int | SampleKey) -> dict[str, Any]:
+        epoch, index = (0, key) if isinstance(key, int) else key
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        shuffles_a = len(self.images_a) < len(self.images_b)  # the sampler shuffles the larger
+        a = self._choose(self.images_a, epoch, index, shuffles_a)
+        b = self._choose(self.images_b, epoch, index, not shuffles_a)
+        seed_a, seed_b = random_stream(self.seed, epoch, index).integers(2**31, size=2)
+        return {
+            "A": to_tensor(self._load(a, self.in_channels, int(seed_a))),
+            "B": to_tensor(self._load(b, self.out_channels, int(seed_b))),
+            "name_a": a.name,
+            "name_b": b.name,
+        }
+
+    def _choose(
+        self, images: list[DomainImage], epoch: int, index: int, shuffles: bool
+    ) -> DomainImage:
+        """The image of a domain that item ``index`` shows."""
+        lap, place = divmod(index, len(images))
+        if shuffles and self.pairing == "random":
+            place = int(_order(len(images), self.seed, epoch, lap)[place])
+        return images[place]
+
+    def _load(self, image: DomainImage, channels: int, seed: int) -> Array:
+        """Decoded, fitted and augmented: uint8 ``[size, size, channels]``."""
+        fitted = self._cache.get(image.name)
+        if fitted is None:
+            side = self.augmenter.load_size if self.augmenter is not None else self.size
+            pixels = to_channels(to_uint8(open_image(image.path)), channels)
+            fitted = self._cache.put(image.name, [fit_image(pixels, side, self.fit)])
+        if self.augmenter is None:
+            return fitted[0]
+        return self.augmenter.geometry(list(fitted), seed)[0]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_cache": ImageCache(self._cache.capacity)}
+
+
+@lru_cache(maxsize=16)
+def _order(count: int, seed: int, epoch: int, lap: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    return random_stream(seed, epoch, lap, _PARTNER_STREAM).permutation(count)
+
+
+# -- opening ---------------------------------------------------------------------------------------
+
+
+def open_unpaired(
+    data: str | os.PathLike[str],
+    data_b: str | os.PathLike[str] | None = None,
+    *,
+    size: int = 256,
+    direction: Direction = "AtoB",
+    pairing: Pairing = "random",
+    augment: bool | AugmentOptions = True,
+    holdout: float = 0.0,
+    split: Split = "train",
+    seed: int = 0,
+    fit: Fit = "crop",
+    in_channels: int = 3,
+    out_channels: int = 3,
+    cache_bytes: int = 2**30,
+) -> UnpairedDataset:
+    """Open unpaired data: folders ``A/`` and ``B/``, or ``trainA/`` and ``trainB/``, or any two.
+
+    Sub-folders are searched. Where the data bring ``testA/`` and ``testB/`` (or ``valA/`` and
+    ``valB/``) of their own and ``holdout`` is 0, these are the "test" split.
+
+    Args:
+        data: The folder that holds both; with ``data_b`` the folder of domain A.
+        data_b: The folder of domain B.
+        size: Side of the square samples in pixels.
+        direction: "AtoB": A is the input; "BtoA": B is the input (and becomes item "A").
+        pairing: Which image of the smaller domain goes with which of the larger, see
+            ``UnpairedDataset``.
+        augment: Whether to augment samples at random, or how; never done in the "test" split.
+        holdout: Share of each domain that the "test" split holds and "train" lacks. Whether an
+            image is held out depends on its name and the seed, not on the other files.
+        split: "train", "test" or "all".
+        seed: Of the hold-out and of all random choices.
+        fit: How images of other shapes become squares, see ``fit_image``.
+        in_channels: Channels of item "A".
+        out_channels: Channels of item "B".
+        cache_bytes: Memory for decoded images, in each worker process.
+
+    Raises:
+        DataError: If the folders are not there, or nothing is in them.
+        ConfigError: If an option makes no sense.
+    """
+    check_choice("direction", direction, get_args(Direction))
+    check_choice("pairing", pairing, get_args(Pairing))
+    check_choice("split", split, get_args(Split))
+    check_choice("fit", fit, get_args(Fit))
+    if not 0 <= holdout < 1:
+        raise ConfigError(f"holdout is a share from 0 up to 1, not {holdout}; try 0.1.")
+    if size < 2:
+        raise ConfigError(f"size is the side of the samples in pixels, not {size}; try 256.")
+    if data_b is None:
+        wanted = "test" if split == "test" and holdout == 0 else "train"
+        folders = _find_folders(Path(data), wanted)
+    elif split == "test" and holdout == 0:
+        raise DataError(
+            f"{os.fspath(data)} brings no test set of its own; hold out a share with holdout."
+        )
+    else:
+        folders = Path(data), Path(data_b)
+    domains = [
+        _choose_split(_list_domain(letter, folder), holdout, split, seed)
+        for letter, folder in zip("AB", folders, strict=True)
+    ]
+    if direction == "BtoA":
+        domains.reverse()
+    options = UNPAIRED_AUGMENTATION if augment is True else augment or None
+    return UnpairedDataset(
+        *domains,
+        size=size,
+        pairing=pairing,
+        augment=options if split != "test" else None,
+        seed=seed,
+        fit=fit,
+        in_channels=in_channels,
+        out_channels=out_channels,
+        cache_bytes=cache_bytes,
+    )
+
+
+def _find_folders(data: Path, wanted: str) -> tuple[Path, Path]:
+    if not data.is_dir():
+        raise DataError(f"There is no folder {data}; check the path.")
+    for first, second in _FOLDERS[wanted]:
+        if (data / first).is_dir() and (data / second).is_dir():
+            return data / first, data / second
+    if wanted == "test":
+        raise DataError(f"{data} brings no test set of its own; hold out a share with holdout.")
+    raise DataError(
+        f"{data} does not hold folders A and B, or trainA and trainB; add them, or name the "
+        "folders of both domains."
+    )
+
+
+def _list_domain(letter: str, folder: Path) -> list[DomainImage]:
+    files = list_images(folder)
+    if not files:
+        raise DataError(f"There are no images in {folder}; put those of domain {letter} there.")
+    stems = [file.relative_to(folder).with_suffix("").as_posix() for file in files]
+    counts = Counter(stems)
+    return [  # a.jpg and a.png stay two images, with two names
+        DomainImage(f"{letter}/{stem}{file.suffix if counts[stem] > 1 else ''}", file)
+        for stem, file in zip(stems, files, strict=True)
+    ]
+
+
+def _choose_split(
+    images: list[DomainImage], holdout: float, split: Split, seed: int
+) -> list[DomainImage]:
+    if split == "all" or holdout == 0:
+        return images
+    # By what follows "A/" or "B/": where pairs are used unpaired, both of a pair are held out.
+    names = {image.name: image.name.partition("/")[2] for image in images}
+    held = held_out_names(list(names.values()), holdout, seed)
+    chosen = [image for image in images if (names[image.name] in held) == (split == "test")]
+    if not chosen:
+        raise DataError(
+            f"The {split} split of {images[0].path.parent} is empty; it takes two images at least "
+            "to hold one out."
+        )
+    return chosen
+
+
+# -- checking --------------------------------------------------------------------------------------
+
+
+def check_unpaired(
+    dataset: UnpairedDataset,
+    *,
+    threads: int = 4,
+    progress: Callable[[int, int], None] | None = None,
+) -> UnpairedSummary:
+    """Open every file, so that a broken one is known before training rather than hours into it.
+
+    Args:
+        dataset: As opened by ``open_unpaired``.
+        threads: How many files to decode at a time.
+        progress: Called with (files done, files in all) now and then.
+
+    Raises:
+        DataError: Names the broken files (the first 20, then a count).
+    """
+
+    def inspect(work: tuple[DomainImage, int]) -> tuple[int, int] | BadImageError:
+        image, channels = work
+        try:
+            pixels = open_image(image.path)
+            if pixels.shape[2] > 4 and pixels.shape[2] != channels:
+                reason = f"it has {pixels.shape[2]} channels where {channels} are expected."
+                raise BadImageError(image.path, reason)
+            return pixels.shape[0], pixels.shape[1]
+        except BadImageError as error:
+            return error
+
+    work = [(image, dataset.in_channels) for image in dataset.images_a]
+    work += [(image, dataset.out_channels) for image in dataset.images_b]
+    results = in_threads(inspect, work, threads, progress)
+    raise_broken([r for r in results if isinstance(r, BadImageError)], len(work), "images")
+    sizes = sorted((result for result in results if isinstance(result, tuple)), key=np.prod)
+    return UnpairedSummary(
+        images_a=len(dataset.images_a),
+        images_b=len(dataset.images_b),
+        smallest=sizes[0],
+        largest=sizes[-1],
+    )
