@@ -16,7 +16,7 @@ BIN := $(VENV)/bin
 # Twice quiet: errors only, which pip prints in full.
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 BUILD_FILES := pyproject.toml setup.py pix2gan/ops/backends/_native.py $(wildcard csrc/*.* csrc/*/*.*)
-CPP := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
+CPP := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh)
 # Left by setup.py where the native kernels could not be built.
 NATIVE_NOTE := build/native_build.txt
 

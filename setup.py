@@ -1,4 +1,4 @@
-"""Builds the native CPU kernels in csrc/ where that is possible, and never fails because it is not.
+"""Builds the native kernels in csrc/ where that is possible, and never fails because it is not.
 
 Everything else about the package is declared in pyproject.toml. The building itself is that of
 pix2gan/ops/backends/_native.py, which does the same at the kernels' first use where nothing was
@@ -15,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -38,29 +39,53 @@ def load_native() -> ModuleType:
 native = load_native()
 
 
+def libraries() -> list[Any]:
+    """What to build: the CUDA kernels only where nvcc is found and torch is a CUDA build, as there
+    is nothing to link them to elsewhere."""
+    try:
+        import torch
+
+        native.find_nvcc()
+        with_cuda = torch.version.cuda is not None
+    except (ImportError, AttributeError, native.BuildError):
+        with_cuda = False
+    return [native.CPU, native.CUDA] if with_cuda else [native.CPU]
+
+
 class BuildNative(build_ext):
     """build_ext that reports a failed build in one line and lets the install go on."""
 
     def run(self) -> None:
         NOTE.unlink(missing_ok=True)
-        (extension,) = self.extensions
-        library = Path(self.get_ext_fullpath(extension.name))
+        self.extensions = [e for e in self.extensions if self.build(e.name)]
+
+    def build(self, name: str) -> bool:
+        """Whether the library of an extension has been built: later steps look for the file."""
+        (library,) = (one for one in LIBRARIES if name.endswith(one.prebuilt))
+        target = Path(self.get_ext_fullpath(name))
         try:
-            if library.is_file() and native.built_from(library) == native.source_hash(CSRC):
-                return
-            library.unlink(missing_ok=True)  # built from other sources, which it may not fit
-            native.compile_library(CSRC, library, time.monotonic() + SECONDS)
+            if target.is_file() and native.built_from(target) == library.source_hash(CSRC):
+                return True
+            target.unlink(missing_ok=True)  # built from other sources, which it may not fit
+            native.compile_library(library, CSRC, target, time.monotonic() + SECONDS)
         except (Exception, SystemExit) as error:
-            message = failure_message(error)
+            message = failure_message(library, error)
             print(message, file=sys.stderr)
             NOTE.parent.mkdir(exist_ok=True)
-            NOTE.write_text(message + "\n", encoding="utf-8")
-            self.extensions = []  # nothing was built: later steps must not look for it
+            with NOTE.open("a", encoding="utf-8") as note:
+                note.write(message + "\n")
+            return False
+        return True
 
 
-def failure_message(error: BaseException) -> str:
+def failure_message(library: Any, error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reason = lines[0].rstrip(".") if lines else type(error).__name__
+    if library is native.CUDA:
+        return (
+            "pix2gan: everything works, but without its CUDA kernels, which are built at their "
+            f"first use once what is missing is there; the build failed now: {reason}."
+        )
     return (
         "pix2gan: everything works, but images are translated more slowly on the CPU until its "
         "native kernels are built, which happens at their first use once torch and a C++ compiler "
@@ -82,13 +107,16 @@ class BuildPackage(build_py):
                 self.copy_file(str(source), str(target))
 
 
+LIBRARIES = libraries()
+
 setup(
     ext_modules=[
         Extension(
-            f"pix2gan.ops.backends.{native.PREBUILT}",
-            sources=[os.path.relpath(source, ROOT) for source in native.source_files(CSRC)],
+            f"pix2gan.ops.backends.{library.prebuilt}",
+            sources=[os.path.relpath(source, ROOT) for source in library.source_files(CSRC)],
             py_limited_api=True,  # it has no Python symbol at all: one file fits every version
         )
+        for library in LIBRARIES
     ],
     cmdclass={"build_ext": BuildNative, "build_py": BuildPackage},
 )

@@ -3,14 +3,18 @@
 //
 // The ops mirror the primitives that pix2gan.ops dispatches: they fill `out` and return nothing.
 // This is the only file that knows torch. It checks what the kernels trust, brings tensors into the
-// dense layouts that they take (no copy where one has it already), and lends them torch's threads.
+// dense layouts that they take (no copy where one has it already), and lends them torch's threads
+// or its stream. It is compiled once for each kind of device: the sections "devices" and
+// "registration" are all that differs.
 
+#include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "kernels.h"
 
@@ -69,6 +73,69 @@ void check_shape(const Tensor& t, std::initializer_list<int64_t> shape, const ch
     STD_TORCH_CHECK(same, name, " has the wrong shape");
 }
 
+// --------------------------------------------------------------------------------------- devices
+
+#if defined(PIX2GAN_CUDA)
+
+namespace kernels = pix2gan::cuda;
+
+// Kernels take channels-last images of so many channels and more.
+constexpr int64_t least_channels = 1;
+
+// The current stream of x's device, which is the current device as long as this lives, and memory
+// from torch's allocator: freed when this dies, it goes to nobody else before the stream is done.
+class Device {
+  public:
+    explicit Device(const Tensor& x) : x_(x) {
+        const int32_t index = x.get_device();
+        if (index >= 0) guard_.emplace(index);
+        TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(index, &stream_.handle));
+        stream_.scratch = [](int64_t bytes, void* self) {
+            return static_cast<Device*>(self)->scratch(bytes);
+        };
+        stream_.context = this;
+    }
+    Device(const Device&) = delete;
+    Device& operator=(const Device&) = delete;
+
+    const pix2gan::Stream& lent() const { return stream_; }
+
+  private:
+    void* scratch(int64_t bytes) {
+        memory_.push_back(torch::stable::new_empty(x_, {bytes}, ScalarType::Byte));
+        return memory_.back().mutable_data_ptr();
+    }
+
+    const Tensor& x_;
+    std::optional<torch::stable::accelerator::DeviceGuard> guard_;
+    pix2gan::Stream stream_{};
+    std::vector<Tensor> memory_;
+};
+
+#else
+
+namespace kernels = pix2gan::cpu;
+
+constexpr int64_t least_channels = 4;
+
+class Device {
+  public:
+    explicit Device(const Tensor&) {}
+
+    // torch's threads
+    const pix2gan::Workers& lent() const {
+        static thread_local pix2gan::Workers workers;
+        workers.run = [](int64_t tasks, void (*work)(int64_t, int64_t, void*), void* context) {
+            torch::stable::parallel_for(
+                0, tasks, 1, [&](int64_t begin, int64_t end) { work(begin, end, context); });
+        };
+        workers.count = torch::stable::get_num_threads();
+        return workers;
+    }
+};
+
+#endif
+
 // --------------------------------------------------------------------------------------- layouts
 
 // Strides of a dense tensor with the last axis of `order` innermost; axes of size 1 may have any.
@@ -89,18 +156,19 @@ Tensor dense(const Tensor& t, bool channels_last) {
         t, channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
 }
 
-// The layout in which an op from image to image is computed. Kernels need channels-last images of
-// four channels at least; with fewer the result is computed contiguous and copied.
+// The layout in which an op from image to image is computed. With fewer channels than the kernels
+// take channels-last, the result is computed contiguous and copied.
 struct Image {
     bool channels_last;
     Tensor out;  // what to fill
 
     Image(const Tensor& x, const Tensor& result)
-        : channels_last(is_channels_last(x) && is_channels_last(result) && x.size(1) >= 4),
+        : channels_last(is_channels_last(x) && is_channels_last(result) &&
+                        x.size(1) >= least_channels),
           out(result) {
         if (channels_last || result.is_contiguous()) return;
         STD_TORCH_CHECK(is_channels_last(result), "out must be dense");
-        out = torch::stable::empty(result.sizes(), result.scalar_type());
+        out = torch::stable::new_empty(result, result.sizes(), result.scalar_type());
     }
     void finish(Tensor result) const {
         if (out.const_data_ptr() != result.const_data_ptr()) torch::stable::copy_(result, out);
@@ -126,18 +194,6 @@ const float* floats(const Optional& t) {
 }
 
 const void* data(const Optional& t) { return t.has_value() ? t->const_data_ptr() : nullptr; }
-
-// --------------------------------------------------------------------------------------- threads
-
-const pix2gan::Workers& workers() {
-    static thread_local pix2gan::Workers lent;
-    lent.run = [](int64_t tasks, void (*work)(int64_t, int64_t, void*), void* context) {
-        torch::stable::parallel_for(0, tasks, 1,
-                                    [&](int64_t begin, int64_t end) { work(begin, end, context); });
-    };
-    lent.count = torch::stable::get_num_threads();
-    return lent;
-}
 
 // -------------------------------------------------------------------------------------- bias_act
 
@@ -190,7 +246,7 @@ void bias_act(const Tensor& x, const Optional& b, int64_t dim, const std::string
     Elementwise call(0, b, dim, act, alpha, gain, clamp, out);
     const Tensor dense_x = call.operand(x, "x");
     call.k.x = dense_x.const_data_ptr();
-    pix2gan::cpu::bias_act(call.k, workers());
+    kernels::bias_act(call.k, Device(out).lent());
 }
 
 void bias_act_grad(const Tensor& dy, const Optional& x, const Optional& b, const Optional& y,
@@ -204,7 +260,7 @@ void bias_act_grad(const Tensor& dy, const Optional& x, const Optional& b, const
     call.k.dy = dense_dy.const_data_ptr();
     (from_y ? call.k.y : call.k.x) = other.const_data_ptr();
     if (from_y) call.k.b = nullptr;
-    pix2gan::cpu::bias_act(call.k, workers());
+    kernels::bias_act(call.k, Device(out).lent());
 }
 
 void bias_act_grad2(const Tensor& ddx, const Tensor& dy, const Tensor& x, const Optional& b,
@@ -216,7 +272,7 @@ void bias_act_grad2(const Tensor& ddx, const Tensor& dy, const Tensor& x, const 
     call.k.ddx = dense_ddx.const_data_ptr();
     call.k.dy = dense_dy.const_data_ptr();
     call.k.x = dense_x.const_data_ptr();
-    pix2gan::cpu::bias_act(call.k, workers());
+    kernels::bias_act(call.k, Device(out).lent());
 }
 
 // ----------------------------------------------------------------------------------------- images
@@ -257,7 +313,7 @@ void upfirdn2d(const Tensor& x, const Tensor& f, int64_t up_x, int64_t up_y, int
     k.gain = static_cast<float>(gain);
     k.out_h = out.size(2), k.out_w = out.size(3);
     k.out = image.out.mutable_data_ptr();
-    pix2gan::cpu::upfirdn2d(k, workers());
+    kernels::upfirdn2d(k, Device(x).lent());
     image.finish(out);
 }
 
@@ -283,10 +339,10 @@ float* statistic(const Tensor& t, int64_t n, int64_t c, const char* name) {
 void instance_norm_stats(const Tensor& x, Tensor mean, Tensor m2) {
     STD_TORCH_CHECK(x.dim() == 4, "x must be [N, C, H, W]");
     pix2gan::InstanceNormStats k{};
-    const Tensor ready = describe(x, is_channels_last(x) && x.size(1) >= 4, k);
+    const Tensor ready = describe(x, is_channels_last(x) && x.size(1) >= least_channels, k);
     k.mean = statistic(mean, k.n, k.c, "mean");
     k.m2 = statistic(m2, k.n, k.c, "m2");
-    pix2gan::cpu::instance_norm_stats(k, workers());
+    kernels::instance_norm_stats(k, Device(x).lent());
 }
 
 void instance_norm_act(const Tensor& x, const Optional& weight, const Optional& bias,
@@ -324,7 +380,7 @@ void instance_norm_act(const Tensor& x, const Optional& weight, const Optional& 
     k.mean = statistic(out_mean, k.n, k.c, "mean");
     k.rstd = statistic(out_rstd, k.n, k.c, "rstd");
     k.y = image.out.mutable_data_ptr();
-    pix2gan::cpu::instance_norm_act(k, workers());
+    kernels::instance_norm_act(k, Device(x).lent());
     image.finish(out);
 }
 
@@ -358,17 +414,21 @@ void instance_norm_act_grad(const Tensor& dy, const Tensor& x, const Optional& w
     k.dx = image.out.mutable_data_ptr();
     k.dweight = statistic(dweight, k.n, k.c, "dweight");
     k.dbias = statistic(dbias, k.n, k.c, "dbias");
-    pix2gan::cpu::instance_norm_act_grad(k, workers());
+    kernels::instance_norm_act_grad(k, Device(x).lent());
     image.finish(out);
 }
 
 // ---------------------------------------------------------------------------------------- others
+
+#if !defined(PIX2GAN_CUDA)
 
 std::string instruction_set() { return pix2gan::cpu::instruction_set(); }
 
 bool use_instruction_set(const std::string& name) {
     return pix2gan::cpu::use_instruction_set(name.c_str());
 }
+
+#endif
 
 #define PIX2GAN_STRING_OF(text) #text
 #define PIX2GAN_STRING(text) PIX2GAN_STRING_OF(text)
@@ -383,7 +443,21 @@ std::string build() { return source_hash; }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY(pix2gan_native, m) {
+// ---------------------------------------------------------------------------------- registration
+
+// The namespace of the ops and the dispatch key of their kernels.
+#if !defined(PIX2GAN_LIBRARY) && defined(PIX2GAN_CUDA)
+#define PIX2GAN_LIBRARY pix2gan_cuda
+#define PIX2GAN_KEY CUDA
+#elif !defined(PIX2GAN_LIBRARY)
+#define PIX2GAN_LIBRARY pix2gan_native
+#define PIX2GAN_KEY CPU
+#endif
+
+// Expands the name of the namespace first.
+#define PIX2GAN_DEFINE(library, m) STABLE_TORCH_LIBRARY(library, m)
+
+PIX2GAN_DEFINE(PIX2GAN_LIBRARY, m) {
     m.def(
         "bias_act(Tensor x, Tensor? b, int dim, str act, float alpha, float gain, float clamp, "
         "Tensor(a!) out) -> ()");
@@ -407,12 +481,14 @@ STABLE_TORCH_LIBRARY(pix2gan_native, m) {
         "Tensor rstd, str act, float alpha, int pad, str pad_mode, float eps, bool frozen, "
         "Tensor(a!) out, "
         "Tensor(b!) out_dweight, Tensor(c!) out_dbias) -> ()");
+    m.def("build() -> str");
+#if !defined(PIX2GAN_CUDA)
     m.def("instruction_set() -> str");
     m.def("use_instruction_set(str name) -> bool");
-    m.def("build() -> str");
+#endif
 }
 
-STABLE_TORCH_LIBRARY_IMPL(pix2gan_native, CPU, m) {
+STABLE_TORCH_LIBRARY_IMPL(PIX2GAN_LIBRARY, PIX2GAN_KEY, m) {
     m.impl("bias_act", TORCH_BOX(&bias_act));
     m.impl("bias_act_grad", TORCH_BOX(&bias_act_grad));
     m.impl("bias_act_grad2", TORCH_BOX(&bias_act_grad2));
@@ -422,8 +498,10 @@ STABLE_TORCH_LIBRARY_IMPL(pix2gan_native, CPU, m) {
     m.impl("instance_norm_act_grad", TORCH_BOX(&instance_norm_act_grad));
 }
 
-STABLE_TORCH_LIBRARY_IMPL(pix2gan_native, CompositeExplicitAutograd, m) {
+STABLE_TORCH_LIBRARY_IMPL(PIX2GAN_LIBRARY, CompositeExplicitAutograd, m) {
+    m.impl("build", TORCH_BOX(&build));
+#if !defined(PIX2GAN_CUDA)
     m.impl("instruction_set", TORCH_BOX(&instruction_set));
     m.impl("use_instruction_set", TORCH_BOX(&use_instruction_set));
-    m.impl("build", TORCH_BOX(&build));
+#endif
 }

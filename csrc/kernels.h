@@ -29,6 +29,14 @@ struct Workers {
     int64_t count;
 };
 
+// A CUDA stream, lent by the caller. Kernels are queued on it. Scratch memory lies on the device,
+// aligned for any vector, and stays until all that is queued during one call has run.
+struct Stream {
+    void* handle;  // cudaStream_t
+    void* (*scratch)(int64_t bytes, void* context);
+    void* context;
+};
+
 // order 0: out = clip(gain * act(x + b), +-clamp)
 // order 1: out = dy * dy/dv, from y for linear, relu and lrelu, from v = x + b for the others
 // order 2: out = ddx * dy * d2y/dv2, from v = x + b
@@ -124,4 +132,15 @@ const char* instruction_set();
 bool use_instruction_set(const char* name);
 
 }  // namespace cpu
+
+// On the device that is current. What CUDA reports is thrown as std::runtime_error.
+namespace cuda {
+
+void bias_act(const BiasAct&, const Stream&);
+void upfirdn2d(const Upfirdn2d&, const Stream&);
+void instance_norm_stats(const InstanceNormStats&, const Stream&);
+void instance_norm_act(const InstanceNormAct&, const Stream&);
+void instance_norm_act_grad(const InstanceNormActGrad&, const Stream&);
+
+}  // namespace cuda
 }  // namespace pix2gan

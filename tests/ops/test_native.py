@@ -267,30 +267,30 @@ WORKS = 'echo library > "$out"'
 
 def test_built_once_and_kept(csrc, cache, compiler):
     log = compiler(WORKS)
-    library = _native.build_cached(csrc)
+    library = _native.build_cached(_native.CPU, csrc)
     assert library.parent == cache
     assert library.read_text() == "library\n"
     calls = log.read_text().splitlines()
     assert len(calls) == 4  # three sources and the link
     assert sum("-O3" in c and "-DPIX2GAN_SOURCE_HASH=" in c for c in calls) == 3
     assert not any("-march=native" in c for c in calls)
-    assert _native.build_cached(csrc) == library
+    assert _native.build_cached(_native.CPU, csrc) == library
     assert len(log.read_text().splitlines()) == 4
     assert sorted(p.suffix for p in cache.iterdir()) == [".lock", ".so"]
 
 
 def test_other_sources_are_another_build(csrc, cache, compiler):
     compiler(WORKS)
-    first = _native.build_cached(csrc)
+    first = _native.build_cached(_native.CPU, csrc)
     (csrc / "kernels.h").write_text("int b;\n")
-    assert _native.build_cached(csrc) != first
+    assert _native.build_cached(_native.CPU, csrc) != first
 
 
 def test_of_builds_at_the_same_time_one_compiles(csrc, cache, compiler):
     log = compiler("sleep 0.2; " + WORKS)
     libraries: list[Path] = []
     threads = [
-        threading.Thread(target=lambda: libraries.append(_native.build_cached(csrc)))
+        threading.Thread(target=lambda: libraries.append(_native.build_cached(_native.CPU, csrc)))
         for _ in range(4)
     ]
     for thread in threads:
@@ -304,27 +304,27 @@ def test_of_builds_at_the_same_time_one_compiles(csrc, cache, compiler):
 
 def test_who_waits_too_long_says_for_what(csrc, cache, compiler, monkeypatch):
     compiler("sleep 0.6; " + WORKS)
-    thread = threading.Thread(target=_native.build_cached, args=(csrc,))
+    thread = threading.Thread(target=_native.build_cached, args=(_native.CPU, csrc))
     thread.start()
     while not list(cache.glob("build-*")):
         time.sleep(0.01)
     monkeypatch.setenv("PIX2GAN_BUILD_TIMEOUT", "0.2")
     with pytest.raises(_native.BuildError, match=r"another process .* is locked"):
-        _native.build_cached(csrc)
+        _native.build_cached(_native.CPU, csrc)
     thread.join()
 
 
 def test_a_failure_is_one_line_and_remembered(csrc, cache, compiler):
     log = compiler("echo 'In file x:' >&2; echo 'y.cpp:3: error: no such thing' >&2; exit 1")
     with pytest.raises(_native.BuildError, match=r"y\.cpp:3: error: no such thing") as caught:
-        _native.build_cached(csrc)
+        _native.build_cached(_native.CPU, csrc)
     assert "\n" not in str(caught.value)
     calls = len(log.read_text().splitlines())
     with pytest.raises(_native.BuildError, match=r"no such thing .*delete .* to try again"):
-        _native.build_cached(csrc)
+        _native.build_cached(_native.CPU, csrc)
     assert len(log.read_text().splitlines()) == calls
     compiler(WORKS + "; true")  # another compiler is given another try
-    assert _native.build_cached(csrc).is_file()
+    assert _native.build_cached(_native.CPU, csrc).is_file()
     assert not list(cache.glob("*.failed.json"))
 
 
@@ -333,7 +333,7 @@ def test_a_build_that_takes_too_long_is_ended(csrc, cache, compiler, monkeypatch
     monkeypatch.setenv("PIX2GAN_BUILD_TIMEOUT", "0.3")
     start = time.monotonic()
     with pytest.raises(_native.BuildError, match="took too long"):
-        _native.build_cached(csrc)
+        _native.build_cached(_native.CPU, csrc)
     assert time.monotonic() - start < 10
     for line in log.read_text().splitlines():
         with pytest.raises(ProcessLookupError):
@@ -344,14 +344,14 @@ def test_a_build_that_takes_too_long_is_ended(csrc, cache, compiler, monkeypatch
 def test_without_a_compiler(csrc, cache, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(_native.BuildError, match=r"no C\+\+ compiler was found .*install one"):
-        _native.build_cached(csrc)
+        _native.build_cached(_native.CPU, csrc)
 
 
 def test_building_can_be_forbidden(csrc, cache, compiler, monkeypatch):
     log = compiler(WORKS)
     monkeypatch.setenv("PIX2GAN_BUILD", "0")
     with pytest.raises(_native.BuildError, match="PIX2GAN_BUILD=0"):
-        _native.build_cached(csrc)
+        _native.build_cached(_native.CPU, csrc)
     assert not log.exists()
 
 
@@ -360,7 +360,7 @@ def test_a_cache_that_cannot_be_written(csrc, tmp_path, compiler, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("PIX2GAN_CACHE_DIR", str(tmp_path / "file"))
     with pytest.raises(_native.BuildError, match="set PIX2GAN_CACHE_DIR"):
-        _native.build_cached(csrc)
+        _native.build_cached(_native.CPU, csrc)
 
 
 def test_a_prebuilt_library_of_other_sources_is_passed_over(csrc, tmp_path, monkeypatch):
@@ -368,10 +368,10 @@ def test_a_prebuilt_library_of_other_sources_is_passed_over(csrc, tmp_path, monk
     stale.write_bytes(b"\x7fELF PIX2GAN_SOURCE_HASH=0123456789abcdef\0")
     assert _native.built_from(stale) == "0123456789abcdef"
     monkeypatch.setattr(_native, "find_sources", lambda: csrc)
-    monkeypatch.setattr(_native, "prebuilt_library", lambda: stale)
+    monkeypatch.setattr(_native, "prebuilt_library", lambda library: stale)
     monkeypatch.setenv("CXX", "no-such-compiler")
     monkeypatch.setenv("PIX2GAN_CACHE_DIR", str(tmp_path / "cache"))
-    available, reason = _native._load()
+    available, reason = _native._load(_native.CPU)
     assert not available
     assert "was built from other sources" in reason
     assert "no C++ compiler" in reason
@@ -379,9 +379,9 @@ def test_a_prebuilt_library_of_other_sources_is_passed_over(csrc, tmp_path, monk
 
 
 def test_the_reference_takes_over(csrc, cache, register, monkeypatch):
-    monkeypatch.setattr(_native, "_outcome", None)
+    monkeypatch.setattr(_native.CPU, "_outcome", None)
     monkeypatch.setattr(_native, "find_sources", lambda: csrc)
-    monkeypatch.setattr(_native, "prebuilt_library", lambda: None)
+    monkeypatch.setattr(_native, "prebuilt_library", lambda library: None)
     monkeypatch.setenv("CXX", "no-such-compiler")
     register("native again", cpu)
     x = torch.randn(1, 3, 4, 4)

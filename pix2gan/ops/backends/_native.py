@@ -1,17 +1,18 @@
 """Builds and loads the native kernels of csrc/: ahead of time in setup.py, else at first use.
 
-The library is plain C++ over LibTorch's stable ABI, without a Python symbol. ``load`` takes the one
-that was installed with the package, where it was built from the sources that lie here; else one
-from the cache; else it compiles one, which takes about half a minute and happens once for each
-version of the sources, of torch and of the processor's architecture. Processes that want it at the
-same time wait for the one that builds.
+There is one library for each kind of device, ``CPU`` and ``CUDA``: csrc/binding.cpp with the
+kernels of one folder, over LibTorch's stable ABI and without a Python symbol. ``load`` takes the
+library that was installed with the package, where it was built from the sources that lie here; else
+one from the cache; else it compiles one, which happens once for each version of the sources, of
+torch and of the hardware's architecture. Processes that want it at the same time wait for the one
+that builds.
 
 setup.py reads this file without importing the package: nothing but the standard library is imported
 at the top.
 
 Environment: ``PIX2GAN_CACHE_DIR`` (default ``$XDG_CACHE_HOME/pix2gan`` or ``~/.cache/pix2gan``),
 ``PIX2GAN_BUILD=0`` (never compile at first use), ``PIX2GAN_BUILD_TIMEOUT`` (seconds, default 300),
-``CXX`` (the compiler).
+``CXX`` (the compiler), ``NVCC`` (the CUDA compiler; else that of ``CUDA_HOME`` or of the PATH).
 """
 
 from __future__ import annotations
@@ -38,9 +39,7 @@ from pathlib import Path
 logger = logging.getLogger("pix2gan.ops")
 
 HERE = Path(__file__).resolve().parent
-# The name that setup.py builds under; the suffix depends on the Python.
-PREBUILT = "_native_cpu"
-
+STANDARD = "-std=c++17"
 # gcc leaves the loops unvectorised at -O2, Debian Python's default: 14 to 17 times slower. Never
 # -march=native: every file of csrc/cpu/isa_*.cpp asks for its own instruction set, and the library
 # must run on the machine it is copied to. FMA contraction is wanted, and exceptions are not.
@@ -53,8 +52,9 @@ COMPILE_FLAGS = (
     "-Wno-psabi",
     "-DTORCH_TARGET_VERSION=0x020a000000000000",
 )
-STANDARD = "-std=c++17"
-LIBRARIES = ("c10", "torch", "torch_cpu")
+NVCC_FLAGS = ("-O3", "-Xcompiler=-fPIC,-fvisibility=hidden")
+# What a library is built for where no GPU tells: A100, H100 and H200, B200.
+CUDA_ARCHITECTURES = ("80", "90", "100")
 _MARKER = b"PIX2GAN_SOURCE_HASH="
 
 
@@ -74,37 +74,130 @@ def find_sources() -> Path | None:
     return None
 
 
-def source_files(csrc: Path) -> list[Path]:
-    """The files to compile, those that take longest first."""
-    files = [*csrc.glob("*.cpp"), *(csrc / "cpu").glob("*.cpp")]
-    return sorted(files, key=lambda f: (not f.name.startswith("isa_"), f.name))
-
-
-def source_hash(csrc: Path) -> str:
-    """Sixteen digits that change with the sources or the flags."""
-    digest = hashlib.sha256(" ".join(COMPILE_FLAGS).encode())
-    files = [f for f in csrc.rglob("*") if f.suffix in {".cpp", ".h"} and f.parent.name != "cuda"]
-    for file in sorted(files):
-        digest.update(b"\0" + file.relative_to(csrc).as_posix().encode() + b"\0")
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def compile_flags(csrc: Path) -> list[str]:
-    """What every file is compiled with, besides include folders and the language standard."""
-    return [*COMPILE_FLAGS, f"-DPIX2GAN_SOURCE_HASH={source_hash(csrc)}"]
-
-
 def built_from(library: Path) -> str | None:
     """The hash of the sources that a library was built from; None if it does not tell."""
     found = re.search(_MARKER + rb"([0-9a-f]{16})", library.read_bytes())
     return found[1].decode() if found else None
 
 
-# ---------------------------------------------------------------------------------------- compiling
+# ---------------------------------------------------------------------------------------- libraries
 
 
-def find_compiler() -> list[str]:
+class Library:
+    """One library: what it is made of, and how. This one is that of the CPU."""
+
+    name = "cpu"  # its folder in csrc/
+    title = "the native CPU kernels"
+    namespace = "pix2gan_native"  # of its ops in torch.ops
+    duration = "about half a minute"
+    flags: tuple[str, ...] = COMPILE_FLAGS
+    linked: tuple[str, ...] = ("c10", "torch", "torch_cpu")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._outcome: tuple[bool, str] | None = None
+
+    @property
+    def prebuilt(self) -> str:
+        """The name that setup.py builds under; the suffix depends on the Python."""
+        return f"_native_{self.name}"
+
+    def source_files(self, csrc: Path) -> list[Path]:
+        """The files to compile, those that take longest first."""
+        files = [*csrc.glob("*.cpp"), *(csrc / self.name).glob("*.c*")]
+        files = [file for file in files if file.suffix in {".cpp", ".cu"}]
+        long = ("isa_", "instance_norm", "upfirdn2d")
+        return sorted(files, key=lambda f: (not f.name.startswith(long), f.name))
+
+    def source_hash(self, csrc: Path) -> str:
+        """Sixteen digits that change with the sources or the flags."""
+        digest = hashlib.sha256(" ".join(self.flags).encode())
+        files = [*csrc.glob("*"), *(csrc / self.name).glob("*")]
+        for file in sorted(f for f in files if f.suffix in {".cpp", ".cu", ".cuh", ".h"}):
+            digest.update(b"\0" + file.relative_to(csrc).as_posix().encode() + b"\0")
+            digest.update(file.read_bytes())
+        return digest.hexdigest()[:16]
+
+    def compile_flags(self, csrc: Path) -> list[str]:
+        """What every C++ file is compiled with, besides the language standard."""
+        return [*self.flags, f"-DPIX2GAN_SOURCE_HASH={self.source_hash(csrc)}"]
+
+    def tools(self) -> list[list[str]]:
+        """The programs that build it, as the starts of command lines; ``BuildError`` where one is
+        missing."""
+        return [find_compiler(self.title)]
+
+    def hardware(self) -> str:
+        """What a build in the cache fits only one of, beside sources and torch."""
+        return f"{platform.system()}-{platform.machine()}".lower()
+
+    def compile_command(self, csrc: Path, source: Path, target: Path) -> list[str]:
+        flags = [STANDARD, *self.compile_flags(csrc), "-fPIC", f"-I{_torch_folder() / 'include'}"]
+        return [*self.tools()[0], *flags, "-c", str(source), "-o", str(target)]
+
+    def link_command(self, objects: Sequence[Path], target: Path) -> list[str]:
+        undefined = ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else []
+        libraries = [f"-L{_torch_folder() / 'lib'}", *(f"-l{name}" for name in self.linked)]
+        command = [*self.tools()[-1], "-shared", *undefined, "-o", str(target)]
+        return [*command, *map(str, objects), *libraries]
+
+
+class CudaLibrary(Library):
+    """That of NVIDIA's GPUs: the kernels go through nvcc, for the GPUs of this machine or for
+    those of ``TORCH_CUDA_ARCH_LIST``."""
+
+    name = "cuda"
+    title = "the CUDA kernels"
+    namespace = "pix2gan_cuda"
+    duration = "a few minutes"
+    flags = (*COMPILE_FLAGS, "-DPIX2GAN_CUDA", "-DUSE_CUDA")
+    linked = ("c10", "torch", "torch_cpu", "c10_cuda", "torch_cuda")
+
+    def tools(self) -> list[list[str]]:
+        return [find_compiler(self.title), [find_nvcc()]]
+
+    def hardware(self) -> str:
+        return f"{super().hardware()}-sm{'-'.join(cuda_architectures())}"
+
+    def compile_command(self, csrc: Path, source: Path, target: Path) -> list[str]:
+        if source.suffix != ".cu":
+            return super().compile_command(csrc, source, target)
+        compiler, nvcc = self.tools()
+        codes = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in cuda_architectures()]
+        flags = [STANDARD, *NVCC_FLAGS, *codes, f"-ccbin={compiler[0]}"]
+        return [*nvcc, *flags, "-c", str(source), "-o", str(target)]
+
+
+CPU = Library()
+CUDA = CudaLibrary()
+
+
+def _torch_folder() -> Path:
+    import torch
+
+    return Path(torch.__file__).parent
+
+
+def cuda_architectures() -> tuple[str, ...]:
+    """The architectures to compile for, as ("80", "90")."""
+    named = os.environ.get("TORCH_CUDA_ARCH_LIST")
+    if named:
+        found = re.findall(r"(\d+)\.(\d+[a-z]?)", named)
+        if not found:
+            raise BuildError(
+                f"TORCH_CUDA_ARCH_LIST has no architecture such as 9.0 in it: {named!r}"
+            )
+        return tuple(dict.fromkeys(major + minor for major, minor in found))
+    import torch
+
+    if not torch.cuda.is_available():
+        return CUDA_ARCHITECTURES
+    devices = range(torch.cuda.device_count())
+    found = sorted({torch.cuda.get_device_capability(device) for device in devices})
+    return tuple(f"{major}{minor}" for major, minor in found)
+
+
+def find_compiler(title: str) -> list[str]:
     """The C++ compiler as the start of a command line; ``BuildError`` where there is none."""
     named = shlex.split(os.environ.get("CXX", ""))
     for candidate in [named] if named else [["c++"], ["g++"], ["clang++"]]:
@@ -113,43 +206,49 @@ def find_compiler() -> list[str]:
     looked_for = f"CXX={named[0]}" if named else "c++, g++ or clang++"
     raise BuildError(
         f"no C++ compiler was found ({looked_for}); install one, e.g. `apt-get install g++`, and "
-        "the native CPU kernels are built at their next use"
+        f"{title} are built at their next use"
     )
 
 
-def compile_library(csrc: Path, target: Path, deadline: float) -> None:
+def find_nvcc() -> str:
+    """The CUDA compiler; ``BuildError`` where there is none."""
+    named = os.environ.get("NVCC")
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    in_home = [str(Path(home) / "bin" / "nvcc")] if home else []
+    for candidate in [named] if named else [*in_home, "nvcc", "/usr/local/cuda/bin/nvcc"]:
+        if shutil.which(candidate):
+            return candidate
+    looked_for = f"NVCC={named}" if named else "in CUDA_HOME, the PATH and /usr/local/cuda"
+    raise BuildError(
+        f"no nvcc was found ({looked_for}); install the CUDA toolkit of torch's version, or set "
+        "CUDA_HOME to where it is"
+    )
+
+
+# ---------------------------------------------------------------------------------------- compiling
+
+
+def compile_library(library: Library, csrc: Path, target: Path, deadline: float) -> None:
     """Compiles csrc into the shared library ``target``, which appears when it is complete.
 
     ``deadline`` is a time of ``time.monotonic()``. Raises ``BuildError``.
     """
-    import torch
-
-    compiler = find_compiler()
-    root = Path(torch.__file__).parent
-    includes = [f"-I{root / 'include'}"]
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="build-", dir=target.parent) as folder:
         work = Path(folder)
-        sources = source_files(csrc)
+        sources = library.source_files(csrc)
         objects = [work / f"{number}.o" for number in range(len(sources))]
-        flags = [STANDARD, *compile_flags(csrc), "-fPIC", *includes]
-        _run_all(
-            [
-                [*compiler, *flags, "-c", str(source), "-o", str(object_file)]
-                for source, object_file in zip(sources, objects, strict=True)
-            ],
-            work,
-            deadline,
-        )
+        commands = [
+            library.compile_command(csrc, source, object_file)
+            for source, object_file in zip(sources, objects, strict=True)
+        ]
+        _run_all(library.title, commands, work, deadline)
         linked = work / target.name
-        undefined = ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else []
-        libraries = [f"-L{root / 'lib'}", *(f"-l{name}" for name in LIBRARIES)]
-        link = [*compiler, "-shared", *undefined, "-o", str(linked), *map(str, objects), *libraries]
-        _run_all([link], work, deadline)
+        _run_all(library.title, [library.link_command(objects, linked)], work, deadline)
         linked.replace(target)
 
 
-def _run_all(commands: Sequence[Sequence[str]], work: Path, deadline: float) -> None:
+def _run_all(title: str, commands: Sequence[Sequence[str]], work: Path, deadline: float) -> None:
     """Runs commands side by side, as many as there are processors; the first failure ends all."""
     at_once = max(1, _processors())
     waiting = list(enumerate(commands))
@@ -169,11 +268,10 @@ def _run_all(commands: Sequence[Sequence[str]], work: Path, deadline: float) -> 
                 del running[number]
                 if code != 0:
                     log_text = (work / f"{number}.log").read_text(errors="replace")
-                    raise BuildError(_first_error(commands[number], code, log_text))
+                    raise BuildError(_first_error(title, commands[number], code, log_text))
             if running and time.monotonic() > deadline:
                 raise BuildError(
-                    "compiling the native CPU kernels took too long; set PIX2GAN_BUILD_TIMEOUT to "
-                    "more seconds"
+                    f"compiling {title} took too long; set PIX2GAN_BUILD_TIMEOUT to more seconds"
                 )
             time.sleep(0.02)
     finally:
@@ -190,11 +288,11 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _first_error(command: Sequence[str], code: int, log: str) -> str:
+def _first_error(title: str, command: Sequence[str], code: int, log: str) -> str:
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     telling = [line for line in lines if re.search(r"\berror\b|undefined|cannot find", line, re.I)]
     reason = (telling or lines or [f"exit status {code}"])[0]
-    return f"{command[0]} could not compile the native CPU kernels: {reason[:300]}"
+    return f"{command[0]} could not compile {title}: {reason[:300]}"
 
 
 def _processors() -> int:
@@ -215,14 +313,14 @@ def cache_folder() -> Path:
 
 
 @contextmanager
-def _locked(path: Path, deadline: float) -> Iterator[None]:
+def _locked(title: str, path: Path, deadline: float) -> Iterator[None]:
     """Holds a lock on a file, which the system releases should this process die."""
     try:
         import fcntl
     except ImportError:
         raise BuildError(
             f"compiling at first use is not supported on {sys.platform}; install a wheel that "
-            "has the native CPU kernels"
+            f"has {title}"
         ) from None
     with path.open("a") as file:
         while True:
@@ -232,51 +330,52 @@ def _locked(path: Path, deadline: float) -> Iterator[None]:
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise BuildError(
-                        "another process has been compiling the native CPU kernels for too long "
+                        f"another process has been compiling {title} for too long "
                         f"({path} is locked); end it and start again"
                     ) from None
                 time.sleep(0.1)
         yield
 
 
-def _cached_library(csrc: Path) -> Path:
+def _cached_library(library: Library, csrc: Path) -> Path:
     """Where a build of these sources for this torch and this machine belongs."""
     import torch
 
     version = ".".join(torch.__version__.split("+")[0].split(".")[:2])
-    system = f"{platform.system()}-{platform.machine()}".lower()
-    return cache_folder() / "native" / f"{source_hash(csrc)}-torch{version}-{system}.so"
+    name = f"{library.name}-{library.source_hash(csrc)}-torch{version}-{library.hardware()}.so"
+    return cache_folder() / "native" / name
 
 
-def build_cached(csrc: Path) -> Path:
+def build_cached(library: Library, csrc: Path) -> Path:
     """The library from the cache, compiled first where it is not there yet; ``BuildError``.
 
     A failure is remembered, so that it does not cost its time again in every process: until the
     sources, torch or the compiler change.
     """
-    library = _cached_library(csrc)
-    if library.is_file():
-        return library
+    cached = _cached_library(library, csrc)
+    if cached.is_file():
+        return cached
     if os.environ.get("PIX2GAN_BUILD") == "0":
         raise BuildError("they are not built, and PIX2GAN_BUILD=0 forbids compiling at first use")
-    compiler = find_compiler()
+    tools = library.tools()
     deadline = time.monotonic() + _time_limit()
-    failure = library.with_suffix(".failed.json")
+    failure = cached.with_suffix(".failed.json")
     try:
-        library.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(library.with_suffix(".lock"), deadline):
-            if library.is_file():
-                return library  # built by another process meanwhile
-            identity = [*compiler, *_fingerprint(compiler[0])]
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(library.title, cached.with_suffix(".lock"), deadline):
+            if cached.is_file():
+                return cached  # built by another process meanwhile
+            identity = [part for tool in tools for part in (*tool, *_fingerprint(tool[0]))]
             known = _remembered(failure, identity)
             if known:
                 raise BuildError(f"{known} (delete {failure} to try again)")
             logger.warning(
-                "pix2gan: compiling the native CPU kernels; this happens once and takes about half "
-                "a minute."
+                "pix2gan: compiling %s; this happens once and takes %s.",
+                library.title,
+                library.duration,
             )
             try:
-                compile_library(csrc, library, deadline)
+                compile_library(library, csrc, cached, deadline)
             except BuildError as error:
                 failure.write_text(json.dumps({"compiler": identity, "reason": str(error)}))
                 raise
@@ -285,7 +384,7 @@ def build_cached(csrc: Path) -> Path:
         raise BuildError(
             f"the cache cannot be written ({error}); set PIX2GAN_CACHE_DIR to a folder that can"
         ) from None
-    return library
+    return cached
 
 
 def _time_limit() -> float:
@@ -315,51 +414,48 @@ def _remembered(failure: Path, identity: list[str]) -> str | None:
 
 # ------------------------------------------------------------------------------------------ loading
 
-_lock = threading.Lock()
-_outcome: tuple[bool, str] | None = None
 
-
-def prebuilt_library() -> Path | None:
+def prebuilt_library(library: Library) -> Path | None:
     """The library that was installed with the package, if there is one."""
     suffix = sysconfig.get_config_var("EXT_SUFFIX") or ".so"
-    for name in (f"{PREBUILT}.abi3.so", f"{PREBUILT}{suffix}", f"{PREBUILT}.so"):
-        if (HERE / name).is_file():
-            return HERE / name
+    for ending in (".abi3.so", suffix, ".so"):
+        path = HERE / f"{library.prebuilt}{ending}"
+        if path.is_file():
+            return path
     return None
 
 
-def load() -> tuple[bool, str]:
-    """Registers the ops of ``torch.ops.pix2gan_native``; (False, the reason) where that fails.
+def load(library: Library) -> tuple[bool, str]:
+    """Registers the ops of ``library.namespace``; (False, the reason) where that fails.
 
     Prebuilt, then cached or compiled now; the answer is kept for the life of the process.
     """
-    global _outcome
-    with _lock:
-        if _outcome is None:
-            _outcome = _load()
-        return _outcome
+    with library._lock:
+        if library._outcome is None:
+            library._outcome = _load(library)
+        return library._outcome
 
 
-def _load() -> tuple[bool, str]:
+def _load(library: Library) -> tuple[bool, str]:
     import torch
 
     problems = []
     try:
         csrc = find_sources()
-        library = prebuilt_library()
-        if library is not None:
-            if csrc is None or built_from(library) == source_hash(csrc):
+        prebuilt = prebuilt_library(library)
+        if prebuilt is not None:
+            if csrc is None or built_from(prebuilt) == library.source_hash(csrc):
                 try:
-                    torch.ops.load_library(str(library))
+                    torch.ops.load_library(str(prebuilt))
                     return True, ""
                 except OSError as error:
-                    problems.append(f"{library.name} cannot be loaded ({_one_line(error)})")
+                    problems.append(f"{prebuilt.name} cannot be loaded ({_one_line(error)})")
             else:
-                problems.append(f"{library.name} was built from other sources than {csrc}")
+                problems.append(f"{prebuilt.name} was built from other sources than {csrc}")
         if csrc is None:
             problems.append("their sources are not installed; reinstall pix2gan")
         else:
-            torch.ops.load_library(str(build_cached(csrc)))
+            torch.ops.load_library(str(build_cached(library, csrc)))
             return True, ""
     except Exception as error:
         # Whatever goes wrong here, the reference does the work; what went wrong must be said.

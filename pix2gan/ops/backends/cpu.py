@@ -31,7 +31,7 @@ _DATA = {
 
 def is_available() -> tuple[bool, str]:
     """Loads the library, compiling it where that is necessary and possible."""
-    return _native.load()
+    return _native.load(_native.CPU)
 
 
 def supports(primitive: str, *args: Any) -> bool:
