@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from pix2gan import TrainConfig, Translator, train
+from pix2gan import Pix2PixConfig, Translator, train
 
 
 def make_pairs(data: Path, count: int, size: int) -> None:
@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> None:
     work = Path(arguments[0] if arguments else "discs")
     steps = int(arguments[1]) if len(arguments) > 1 else 300
     make_pairs(work / "data", count=32, size=64)
-    config = TrainConfig(
+    config = Pix2PixConfig(
         work / "data",
         out=work / "run",
         generator="unet128",

@@ -27,12 +27,13 @@ if TYPE_CHECKING:
     )
     from pix2gan.models import create_discriminator, create_generator, list_models
     from pix2gan.training import train
-    from pix2gan.training.config import TrainConfig
+    from pix2gan.training.method_options import CycleGANConfig, Pix2PixConfig
     from pix2gan.translation import Translator
 
 __all__ = [
     "Translator",
-    "TrainConfig",
+    "Pix2PixConfig",
+    "CycleGANConfig",
     "train",
     "create_generator",
     "create_discriminator",
@@ -54,7 +55,8 @@ __all__ = [
 # Public name -> the module that defines it.
 _HOME = {
     "Translator": "pix2gan.translation",
-    "TrainConfig": "pix2gan.training.config",
+    "Pix2PixConfig": "pix2gan.training.method_options",
+    "CycleGANConfig": "pix2gan.training.method_options",
     "train": "pix2gan.training",
     "create_generator": "pix2gan.models",
     "create_discriminator": "pix2gan.models",

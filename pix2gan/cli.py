@@ -21,7 +21,8 @@ from cyclopts.config import Dict
 
 from pix2gan import __version__
 from pix2gan.errors import ConfigError, Pix2ganError
-from pix2gan.training.config import TrainConfig, read_yaml
+from pix2gan.training.config import TrainConfig, check_names, read_yaml
+from pix2gan.training.method_options import CycleGANConfig, Pix2PixConfig
 
 DONE, SOME_FAILED, CANNOT = 0, 1, 2
 INTERRUPTED, BROKEN_PIPE = 130, 141  # 128 + SIGINT, 128 + SIGPIPE, as shells count
@@ -60,11 +61,30 @@ def _layer_config_file(command: App, names: tuple[str, ...], arguments: Argument
     if path is None:
         return
     values = read_yaml(path)
+    method = names[-1]
+    if values.get("method", method) != method:
+        raise ConfigError(
+            f"{path} is for the method {values['method']}: give it to pix2gan train "
+            f"{values['method']}."
+        )
+    check_names(TRAIN_OPTIONS[method], values, path)
     if "--steps" in given or "--epochs" in given:  # two ways to say the same thing
         values = {k: v for k, v in values.items() if k not in ("steps", "epochs")}
     values = {name: value for name, value in values.items() if value is not None}
     Dict(values, source=path, use_commands_as_keys=False)(command, names, arguments)
 
+
+TRAIN_OPTIONS: dict[str, type[TrainConfig]] = {
+    "pix2pix": Pix2PixConfig,
+    "cyclegan": CycleGANConfig,
+}
+_Flat = Parameter(name="*")
+_ConfigFile = Annotated[
+    Path | None,
+    Parameter(
+        help="YAML file with options of the same names; what is given on the command line wins."
+    ),
+]
 
 train_app = App(
     name="train",
@@ -172,21 +192,23 @@ def translate(
 
 
 @train_app.command
-def pix2pix(
-    options: Annotated[TrainConfig, Parameter(name="*")], *, config: Path | None = None
-) -> None:
-    """Train on pairs of images: conditional GAN and L1 (Isola et al., 2017).
+def pix2pix(options: Annotated[Pix2PixConfig, _Flat], *, config: _ConfigFile = None) -> None:
+    """Train on pairs of images: conditional GAN and L1 (Isola et al., 2017)."""
+    _train("pix2pix", options)
 
-    Parameters
-    ----------
-    config
-        YAML file with options of the same names; what is given on the command line wins.
-    """
+
+@train_app.command
+def cyclegan(options: Annotated[CycleGANConfig, _Flat], *, config: _ConfigFile = None) -> None:
+    """Train on unpaired images, both ways at once: cycle consistency (Zhu et al., 2017)."""
+    _train("cyclegan", options)
+
+
+def _train(method: str, options: TrainConfig) -> None:
     from pix2gan.training import train
 
-    if options.method != "pix2pix":
+    if options.method != method:
         raise ConfigError(
-            f"pix2gan train pix2pix was told --method {options.method}: leave it out."
+            f"pix2gan train {method} was told --method {options.method}: leave it out."
         )
     train(options)
 

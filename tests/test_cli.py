@@ -21,6 +21,7 @@ from PIL import Image
 from pix2gan import cli
 from pix2gan.errors import CheckpointError, ConfigError
 from pix2gan.training.config import TrainConfig
+from pix2gan.training.method_options import Pix2PixConfig
 
 ROOT = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-m", "pix2gan"]
@@ -87,19 +88,40 @@ def test_help_lists_the_commands_and_loads_no_torch() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["demo", "translate", "train", "train pix2pix", "evaluate", "models", "ops", "doctor"],
+    [
+        "demo",
+        "translate",
+        "train",
+        "train pix2pix",
+        "train cyclegan",
+        "evaluate",
+        "models",
+        "ops",
+        "doctor",
+    ],
 )
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([*command.split(), "--help"]) == 0
     assert f"Usage: pix2gan {command}" in capsys.readouterr().out
 
 
-def test_train_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["train", "pix2pix", "--help"]) == 0
+@pytest.mark.parametrize("method", sorted(cli.TRAIN_OPTIONS))
+def test_train_help_explains_what_the_method_takes_and_no_more(
+    method: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["train", method, "--help"]) == 0
     text = capsys.readouterr().out
-    for option in dataclasses.fields(TrainConfig):
-        assert f"--{option.name.replace('_', '-')}" in text
+    known = {f.name for f in dataclasses.fields(cli.TRAIN_OPTIONS[method])}
+    others = {f.name for kind in cli.TRAIN_OPTIONS.values() for f in dataclasses.fields(kind)}
+    shown = {name for name in others if re.search(rf"--{name.replace('_', '-')}[ \n]", text)}
+    assert shown == known
     assert "--no-augment" in text
+
+
+def test_train_offers_every_method() -> None:
+    from pix2gan.training.methods import find_method, list_methods
+
+    assert {name: find_method(name).options for name in list_methods()} == cli.TRAIN_OPTIONS
 
 
 def test_translate_spells_its_options_as_python_does() -> None:
@@ -269,7 +291,7 @@ def test_exit_code_and_stderr_of_the_real_command() -> None:
 def test_train_takes_options_from_the_shell(trained: list[TrainConfig]) -> None:
     shell = "train pix2pix D --out runs/x --steps 20 --l1 10 --no-augment --direction BtoA"
     assert cli.main(shell.split()) == 0
-    expected = TrainConfig("D", out="runs/x", steps=20, l1=10.0, augment=False, direction="BtoA")
+    expected = Pix2PixConfig("D", out="runs/x", steps=20, l1=10.0, augment=False, direction="BtoA")
     assert trained == [expected]
 
 
@@ -277,25 +299,36 @@ def test_flags_beat_yaml_beats_defaults(trained: list[TrainConfig], tmp_path: Pa
     file = tmp_path / "run.yaml"
     file.write_text("data: D\nout: runs/x\nlr: 1e-4\nl1: 5\naugment: false\nsteps: null\n")
     assert cli.main(["train", "pix2pix", "--config", str(file), "--l1", "7", "--augment"]) == 0
-    assert trained == [TrainConfig("D", out="runs/x", lr=1e-4, l1=7.0, augment=True)]
+    assert trained == [Pix2PixConfig("D", out="runs/x", lr=1e-4, l1=7.0, augment=True)]
 
 
 def test_a_finished_runs_config_can_be_given_again(
     trained: list[TrainConfig], tmp_path: Path
 ) -> None:
-    config = TrainConfig("D", out="runs/x", epochs=3, width=8, name="mine", sketch="canny")
+    config = Pix2PixConfig("D", out="runs/x", epochs=3, width=8, name="mine", sketch="canny")
     file = tmp_path / "config.yaml"
     file.write_text(config.to_yaml())
     assert cli.main(["train", "pix2pix", "--config", str(file)]) == 0
     assert cli.main(["train", "pix2pix", "--config", str(file), "--steps", "9"]) == 0
-    longer = TrainConfig("D", out="runs/x", steps=9, width=8, name="mine", sketch="canny")
+    longer = Pix2PixConfig("D", out="runs/x", steps=9, width=8, name="mine", sketch="canny")
     assert trained == [config, longer]
+
+
+def test_a_config_of_another_method_is_refused(
+    trained: list[TrainConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(Pix2PixConfig("D", out="runs/x").to_yaml())
+    assert cli.main(["train", "cyclegan", "--config", str(file)]) == 2
+    assert "is for the method pix2pix: give it to pix2gan train pix2pix" in error_line(capsys)
+    assert trained == []
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("l2: 3", "l2"),
+        ("lambda_cycle: 3", "lambda_cycle"),
         ("l1: [1, 2]", "l1"),
         ("gan_loss: hinge", "gan_loss"),
         ("- a\n- b", "one `option: value` a line"),

@@ -64,6 +64,14 @@ def _model_of_run(path: Path) -> Path:
         return path
     if (path / "model").is_dir():
         return path / "model"
+    models = sorted(p for p in path.glob("model_*") if (p / _CONFIG_NAME).exists())
+    if len(models) == 1:
+        return models[0]
+    if models:
+        raise CheckpointError(
+            f"{path} is a training run with {len(models)} models: name one of them, "
+            f"{' or '.join(map(str, models))}"
+        )
     if (path / "checkpoints").is_dir():
         raise CheckpointError(
             f"{path} is a training run that has not written its model yet: let it end, or continue "

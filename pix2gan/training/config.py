@@ -1,4 +1,7 @@
-"""Every option of a training run, in one flat dataclass: for Python, the shell and YAML alike."""
+"""The options of a training run that all methods take, for Python, the shell and YAML alike.
+
+What a method takes besides, and its defaults, is a subclass in ``method_options``.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pix2gan.errors import ConfigError
 
@@ -19,6 +22,7 @@ from pix2gan.errors import ConfigError
 FREE_ON_RESUME = frozenset(
     {
         "data",
+        "data_b",
         "out",
         "steps",
         "epochs",
@@ -39,36 +43,31 @@ _SIZES = (
     *("size", "in_channels", "out_channels", "width", "batch", "discriminator_width", "n_layers"),
     *("discriminator_scales", "num_downs", "num_blocks"),
 )
-_POSITIVE = (
-    *_SIZES,
-    *("steps", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints"),
-)
+_COUNTS = ("steps", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints")
+
+_Config = TypeVar("_Config", bound="TrainConfig")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """The options of a training run.
+    """The options of a training run that all methods take; each method has a subclass with its own.
 
     Values are checked on construction: a :class:`~pix2gan.errors.ConfigError` names the option and
     says what is wrong with it.
     """
 
+    default_epochs: ClassVar[float] = 200.0
+    """The length of a run of which neither ``epochs`` nor ``steps`` is given."""
+
     # Only the data may be given without its name, in Python as on the command line.
     data: Path = dataclasses.field(kw_only=False)
-    """Training data: side-by-side images, folders A/ and B/ (or trainA/ and trainB/), or, with
-    --sketch, a folder of photos."""
+    """Training data, a folder."""
 
     out: Path
     """The run's folder: metrics, samples, checkpoints and, in the end, the model."""
 
-    method: str = "pix2pix"
+    method: str
     """How to train."""
-
-    direction: Literal["AtoB", "BtoA"] = "AtoB"
-    """Which domain is the input."""
-
-    sketch: str | None = None
-    """Draw the input from photos as training goes: canny, xdog, strokes or mixed."""
 
     fit: Literal["pad", "resize", "crop"] = "pad"
     """How images are made square: padded, stretched or cropped."""
@@ -85,13 +84,10 @@ class TrainConfig:
     out_channels: int = 3
     """Channels of the output images."""
 
-    plain_background: bool = False
-    """Leave out photos whose background is not light and even; a sketch would trace it."""
-
     augment: bool = True
-    """Flip, shift and recolour the training images at random."""
+    """Vary the training images at random."""
 
-    generator: str = "unet256"
+    generator: str = "resnet9"
     """Generator architecture, a name of `pix2gan models`."""
 
     width: int = 64
@@ -101,7 +97,7 @@ class TrainConfig:
     """Normalisation in generator and discriminator."""
 
     dropout: bool = False
-    """Dropout in the generator, the paper's source of noise."""
+    """Dropout in the generator, pix2pix's source of noise."""
 
     downsampling: Literal["strided", "blur"] = "strided"
     """How the generator halves images."""
@@ -135,12 +131,6 @@ class TrainConfig:
 
     gan_loss: Literal["lsgan", "vanilla"] = "lsgan"
     """Least squares (lsgan) or cross entropy (vanilla)."""
-
-    l1: float = 100.0
-    """Weight of the L1 distance to the target."""
-
-    feature_matching: float = 0.0
-    """Weight of the feature-matching loss; pix2pixHD uses 10."""
 
     steps: int | None = None
     """Length of the training in steps, one batch each."""
@@ -207,22 +197,17 @@ class TrainConfig:
     """Who made the training data, to be recorded in the model."""
 
     def __post_init__(self) -> None:
-        for option in dataclasses.fields(self):
-            object.__setattr__(self, option.name, _typed(option.name, getattr(self, option.name)))
-        for name in _POSITIVE:
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ConfigError(_says(name, "must be at least 1", getattr(self, name)))
+        declared = typing.get_type_hints(type(self))
+        for name in (option.name for option in dataclasses.fields(self)):
+            object.__setattr__(self, name, _typed(name, getattr(self, name), declared[name]))
+        self._at_least_one(*_SIZES, *_COUNTS)
         for name in _SIZES:  # beyond these torch's own arithmetic ends, not only the memory
             if getattr(self, name) is not None and getattr(self, name) >= 2**31:
                 raise ConfigError(_says(name, "must be below 2**31", getattr(self, name)))
         if self.seed >= 2**64:
             raise ConfigError(_says("seed", "must be below 2**64", self.seed))
-        for name in ("l1", "feature_matching", "workers", "seed"):
-            if getattr(self, name) < 0:
-                raise ConfigError(_says(name, "must not be negative", getattr(self, name)))
-        for name in ("lr", "lr_discriminator", "epochs"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise ConfigError(_says(name, "must be above 0", getattr(self, name)))
+        self._not_negative("workers", "seed")
+        self._above_zero("lr", "lr_discriminator", "epochs")
         for name in ("holdout", "ema", "beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(
@@ -233,11 +218,26 @@ class TrainConfig:
         if self.steps is not None and self.epochs is not None:
             raise ConfigError("Give --steps or --epochs, not both.")
 
+    def _at_least_one(self, *names: str) -> None:
+        for name in names:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ConfigError(_says(name, "must be at least 1", getattr(self, name)))
+
+    def _not_negative(self, *names: str) -> None:
+        for name in names:
+            if getattr(self, name) < 0:
+                raise ConfigError(_says(name, "must not be negative", getattr(self, name)))
+
+    def _above_zero(self, *names: str) -> None:
+        for name in names:
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise ConfigError(_says(name, "must be above 0", getattr(self, name)))
+
     def total_steps(self, images: int) -> int:
         """The length of the run in steps, for a data set of ``images`` images."""
         if self.steps is not None:
             return self.steps
-        epochs = 200.0 if self.epochs is None else self.epochs
+        epochs = self.default_epochs if self.epochs is None else self.epochs
         return max(1, math.ceil(epochs * images / self.batch))
 
     def differences(self, other: TrainConfig) -> list[str]:
@@ -255,17 +255,29 @@ class TrainConfig:
         return {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], source: str = "the configuration") -> TrainConfig:
+    def from_dict(
+        cls: type[_Config], values: Mapping[str, Any], source: str = "the configuration"
+    ) -> _Config:
         """The inverse of :meth:`to_dict`; missing options take their defaults.
 
+        ``TrainConfig.from_dict`` makes the options of the method that ``values`` names.
+
         Raises:
-            ConfigError: If an option is unknown, or ``data`` or ``out`` is missing.
+            ConfigError: If an option is unknown to the method, the method is, or ``data`` or
+                ``out`` is missing.
         """
-        _check_names(values, source)
-        missing = [key for key in ("data", "out") if key not in values]
+        kind = cls
+        if cls is TrainConfig and "method" in values:
+            from pix2gan.training.methods import find_method
+
+            kind = find_method(values["method"]).options  # type: ignore[assignment]
+        check_names(kind, values, source)
+        fields = dataclasses.fields(kind)
+        required = [f.name for f in fields if f.default is dataclasses.MISSING]
+        missing = [name for name in required if name not in values]
         if missing:
             raise ConfigError(f"Missing in {source}: {' and '.join(missing)}.")
-        return cls(**values)
+        return kind(**values)
 
     def to_yaml(self) -> str:
         """All options but ``resume`` as YAML, in the order of this class."""
@@ -275,8 +287,10 @@ class TrainConfig:
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
     @classmethod
-    def from_yaml(cls, path: str | Path, **overrides: Any) -> TrainConfig:
+    def from_yaml(cls: type[_Config], path: str | Path, **overrides: Any) -> _Config:
         """Read options from a YAML file; ``overrides`` take precedence.
+
+        ``TrainConfig.from_yaml`` makes the options of the method that the file names.
 
         Raises:
             ConfigError: If the file cannot be read, is not a mapping, or holds a bad option.
@@ -285,10 +299,10 @@ class TrainConfig:
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The options in a YAML file, some or all of them, unchecked but for their names.
+    """The options in a YAML file, some or all of them, unchecked.
 
     Raises:
-        ConfigError: If the file cannot be read, is not a mapping, or names an unknown option.
+        ConfigError: If the file cannot be read or is no mapping of names to single values.
     """
     import yaml
 
@@ -301,15 +315,15 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         values = {}
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold one `option: value` a line.")
-    _check_names(values, str(path))
     for name, value in values.items():
         if isinstance(value, (list, dict)):
             raise ConfigError(f"{path}: {name} takes one value, got {value!r}.")
     return values
 
 
-def _check_names(values: Mapping[str, Any], source: str) -> None:
-    known = [option.name for option in dataclasses.fields(TrainConfig)]
+def check_names(kind: type[TrainConfig], values: Mapping[str, Any], source: str) -> None:
+    """ConfigError if ``values`` has a name that is no option of ``kind``."""
+    known = [option.name for option in dataclasses.fields(kind)]
     for name in values:
         if name not in known:
             close = difflib.get_close_matches(str(name), known, n=1)
@@ -317,9 +331,8 @@ def _check_names(values: Mapping[str, Any], source: str) -> None:
             raise ConfigError(f"Unknown option in {source}: {name}{hint}")
 
 
-def _typed(name: str, value: Any) -> Any:
+def _typed(name: str, value: Any, declared: Any) -> Any:
     """``value`` as the type that option ``name`` declares; numbers and paths are converted."""
-    declared = _option_types()[name]
     optional = typing.get_origin(declared) in (typing.Union, types.UnionType)
     if optional:
         if value is None:
@@ -339,7 +352,7 @@ def _typed(name: str, value: Any) -> Any:
         return float(value)
     if declared is float and isinstance(value, str):  # YAML reads 2e-4 as a string
         try:
-            return _typed(name, float(value))
+            return _typed(name, float(value), float)
         except ValueError:
             pass
     if declared is str and isinstance(value, str) and value:
@@ -348,15 +361,6 @@ def _typed(name: str, value: Any) -> Any:
         return Path(value)
     kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
     raise ConfigError(_says(name, f"must be {kinds.get(declared, 'a path')}", value))
-
-
-def _option_types() -> dict[str, Any]:
-    if not _OPTION_TYPES:
-        _OPTION_TYPES.update(typing.get_type_hints(TrainConfig))
-    return _OPTION_TYPES
-
-
-_OPTION_TYPES: dict[str, Any] = {}
 
 
 def _flag(name: str) -> str:

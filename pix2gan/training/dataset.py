@@ -13,10 +13,12 @@ import torch
 from torch.utils.data import Dataset
 
 from pix2gan.data.loader import make_loader
-from pix2gan.data.paired import check_paired, open_paired
+from pix2gan.data.paired import Direction, check_paired, open_paired
 from pix2gan.data.sampler import ResumableSampler
+from pix2gan.data.unpaired import check_unpaired, open_unpaired
 from pix2gan.errors import DataError, Pix2ganError
 from pix2gan.training.config import TrainConfig
+from pix2gan.training.method_options import PairedConfig, UnpairedConfig
 
 
 class Items(Protocol):
@@ -48,7 +50,7 @@ class TrainingData:
         return hashlib.sha256("\0".join(self.train.names).encode()).hexdigest()
 
 
-def open_paired_data(config: TrainConfig) -> TrainingData:
+def open_paired_data(config: PairedConfig) -> TrainingData:
     """Check and open pairs as ``config`` describes them.
 
     Raises:
@@ -72,6 +74,33 @@ def open_paired_data(config: TrainConfig) -> TrainingData:
         check_paired(held_out)
         return TrainingData(train, held_out, tuple(held_out.names), summary)
     show = open_paired(config.data, split="train", augment=False, **options)
+    return TrainingData(train, show, summary=summary)
+
+
+def open_unpaired_data(config: UnpairedConfig, direction: Direction = "AtoB") -> TrainingData:
+    """Check and open two heaps of images as ``config`` describes them.
+
+    Raises:
+        DataError: If a heap is missing or empty, or files are broken; it lists them.
+    """
+    options: dict[str, Any] = {
+        "size": config.size,
+        "direction": direction,
+        "pairing": config.pairing,
+        "holdout": config.holdout,
+        "seed": config.seed,
+        "fit": config.fit,
+        "in_channels": config.in_channels,
+        "out_channels": config.out_channels,
+    }
+    folders = config.data, config.data_b
+    train = open_unpaired(*folders, split="train", augment=config.augment, **options)
+    summary = str(check_unpaired(train))
+    if config.holdout > 0:
+        held_out = open_unpaired(*folders, split="test", augment=False, **options)
+        check_unpaired(held_out)
+        return TrainingData(train, held_out, tuple(held_out.names), summary)
+    show = open_unpaired(*folders, split="train", augment=False, **options)
     return TrainingData(train, show, summary=summary)
 
 

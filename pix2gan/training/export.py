@@ -12,10 +12,16 @@ from pix2gan.checkpoints.model_config import ModelConfig, Preprocessing
 from pix2gan.checkpoints.native import save_model
 from pix2gan.training.config import TrainConfig
 from pix2gan.training.dataset import TrainingData
+from pix2gan.training.methods import Domains
 
 
 def export_model(
-    folder: Path, generator: nn.Module, config: TrainConfig, step: int, data: TrainingData
+    folder: Path,
+    generator: nn.Module,
+    config: TrainConfig,
+    step: int,
+    data: TrainingData,
+    domains: Domains,
 ) -> Path:
     """Save ``generator`` as trained for ``step`` steps, in float32, with where it comes from.
 
@@ -38,9 +44,6 @@ def export_model(
         training["licence"] = config.licence
     if config.attribution:
         training["attribution"] = config.attribution
-    # What the generator reads and makes, not what the folders are called.
-    domains = ("sketch" if config.sketch else "photo", "photo")
-    reads, makes = domains if config.direction == "AtoB" else domains[::-1]
     architecture: dict[str, Any] = dict(generator.config)  # type: ignore[arg-type]
     model = ModelConfig(
         architecture=architecture,
@@ -50,10 +53,11 @@ def export_model(
             size=config.size,
             fit=config.fit,
             resize_mode="fit" if config.fit == "pad" else "none",
-            domain_a=reads,
-            domain_b=makes,
+            # What the generator reads and makes, not what the folders are called.
+            domain_a=domains.reads,
+            domain_b=domains.makes,
         ),
-        direction=config.direction,
+        direction=domains.direction,
         method=config.method,
         name=config.name or config.out.resolve().name,
         training=training,
@@ -63,12 +67,14 @@ def export_model(
 
 def command_line(config: TrainConfig) -> str:
     """The shell command that trains as ``config`` does: what differs from the defaults."""
-    defaults = TrainConfig(data=config.data, out=config.out).to_dict()
+    defaults = type(config)(data=config.data, out=config.out, method=config.method).to_dict()
     words = ["pix2gan", "train", config.method, config.data.resolve().name]
     words += ["--out", config.out.resolve().name]
     for name, value in config.to_dict().items():
         if name in ("method", "resume", "device", "workers") or value == defaults[name]:
             continue
+        if isinstance(getattr(config, name), Path):
+            value = getattr(config, name).resolve().name
         flag = name.replace("_", "-")
         if isinstance(value, bool):
             words.append(f"--{flag}" if value else f"--no-{flag}")

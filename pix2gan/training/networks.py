@@ -13,8 +13,8 @@ from pix2gan.training.config import TrainConfig
 from pix2gan.training.multiscale import MultiscaleDiscriminator
 
 
-def create_configured_generator(config: TrainConfig) -> Generator:
-    """The generator that ``config`` asks for.
+def create_configured_generator(config: TrainConfig, *, backwards: bool = False) -> Generator:
+    """The generator that ``config`` asks for; ``backwards``, one from the outputs to the inputs.
 
     Raises:
         ConfigError: If there is no such generator, or it cannot take images of ``config.size``.
@@ -30,12 +30,9 @@ def create_configured_generator(config: TrainConfig) -> Generator:
     for name in ("num_downs", "num_blocks"):
         if getattr(config, name) is not None:
             options[name] = getattr(config, name)
-    generator = create_generator(
-        config.generator,
-        in_channels=config.in_channels,
-        out_channels=config.out_channels,
-        **options,
-    )
+    channels = config.in_channels, config.out_channels
+    reads, makes = channels[::-1] if backwards else channels
+    generator = create_generator(config.generator, in_channels=reads, out_channels=makes, **options)
     if config.size % generator.multiple or config.size < generator.minimum_size:
         raise ConfigError(
             f"--size {config.size} does not fit {config.generator}, which takes multiples of "

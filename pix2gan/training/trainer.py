@@ -73,6 +73,11 @@ class Trainer:
         self.device = _choose_device(config.device)
         _check_run_folder(config)
         method_class = find_method(config.method)
+        if not isinstance(config, method_class.options):
+            raise ConfigError(
+                f"The method {config.method} takes a {method_class.options.__name__}, not a "
+                f"{type(config).__name__}."
+            )
         self.data = method_class.open_data(config)
         self.total = config.total_steps(len(self.data.train))
         self.step = 0
@@ -252,7 +257,8 @@ class Trainer:
             generator = self.averaged[name].network
             path = self.config.out / folder
             try:
-                export_model(path, generator, self.config, self.step, self.data)
+                domains = self.method.domains(folder)
+                export_model(path, generator, self.config, self.step, self.data, domains)
             except OSError as error:
                 raise CheckpointError(
                     f"The model cannot be written to {path} ({_reason(error)}): make room, then "
@@ -327,7 +333,8 @@ class Trainer:
 
     def _check_resumable(self, state: Mapping[str, Any]) -> None:
         config = self.config
-        differences = config.differences(TrainConfig.from_dict(state["config"], "the checkpoint"))
+        started_with = type(config).from_dict(state["config"], "the checkpoint")
+        differences = config.differences(started_with)
         if differences:
             raise ConfigError(
                 f"The run in {config.out} was started with other options than "

@@ -102,3 +102,14 @@ def test_an_unreachable_hub_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> 
 def test_an_empty_name_is_not_the_current_folder() -> None:
     with pytest.raises(CheckpointError, match="The name of the model is empty"):
         resolve_model("")
+
+
+def test_a_run_with_several_models_asks_for_one(model: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(model, run / "model_AtoB")
+    assert resolve_model(run) == run / "model_AtoB"
+    shutil.copytree(model, run / "model_BtoA")
+    message = r"2 models: name one of them, .*run/model_AtoB or .*run/model_BtoA$"
+    with pytest.raises(CheckpointError, match=message):
+        resolve_model(run)
+    assert resolve_model(run / "model_BtoA") == run / "model_BtoA"

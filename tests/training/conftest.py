@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 
 from pix2gan.training.config import TrainConfig
+from pix2gan.training.method_options import CycleGANConfig, Pix2PixConfig
 
+OPTIONS: dict[str, type[TrainConfig]] = {"pix2pix": Pix2PixConfig, "cyclegan": CycleGANConfig}
 TINY: dict[str, Any] = {
     "size": 16,
     "generator": "resnet6",
@@ -48,9 +50,13 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tiny(pairs: Path, tmp_path: Path):
-    """``tiny(out="run", **options)`` makes the options of a tiny run below ``tmp_path``."""
+    """``tiny(out="run", **options)`` makes the options of a tiny run below ``tmp_path``.
+
+    ``method`` may name one of the package's; else the options are those of pix2pix.
+    """
 
     def make(out: str = "run", **options: Any) -> TrainConfig:
-        return TrainConfig(**{"data": pairs, "out": tmp_path / out, **TINY, **options})
+        kind = OPTIONS.get(options.get("method", "pix2pix"), Pix2PixConfig)
+        return kind(**{"data": pairs, "out": tmp_path / out, **TINY, **options})
 
     return make

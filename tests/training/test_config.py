@@ -9,10 +9,11 @@ import pytest
 
 from pix2gan.errors import ConfigError
 from pix2gan.training.config import FREE_ON_RESUME, TrainConfig, read_yaml
+from pix2gan.training.method_options import CycleGANConfig, Pix2PixConfig
 
 
-def config(**options: object) -> TrainConfig:
-    return TrainConfig(**{"data": "pairs", "out": "run", **options})  # type: ignore[arg-type]
+def config(**options: object) -> Pix2PixConfig:
+    return Pix2PixConfig(**{"data": "pairs", "out": "run", **options})  # type: ignore[arg-type]
 
 
 def test_defaults_are_the_papers() -> None:
@@ -20,6 +21,16 @@ def test_defaults_are_the_papers() -> None:
     assert (options.lr, options.beta1, options.beta2) == (2e-4, 0.5, 0.999)
     assert (options.l1, options.batch, options.n_layers) == (100.0, 1, 3)
     assert options.total_steps(images=10) == 2000  # 200 epochs
+
+
+def test_defaults_of_cyclegan_are_the_papers() -> None:
+    options = CycleGANConfig("heaps", out="run")
+    assert (options.generator, options.lr, options.batch) == ("resnet9", 2e-4, 1)
+    assert (options.lambda_cycle, options.lambda_identity, options.pool_size) == (10.0, 0.5, 50)
+    assert (options.gan_loss, options.decay_start) == ("lsgan", 0.5)
+    for name in ("lambda_cycle", "lambda_identity", "pool_size"):
+        with pytest.raises(ConfigError, match=f"--{name.replace('_', '-')} must not be negative"):
+            CycleGANConfig("heaps", out="run", **{name: -1})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -73,21 +84,36 @@ def test_yaml_round_trip(tmp_path: Path) -> None:
     options = config(name="Fassade Köln", lr=1e-5, steps=30, norm="batch", sketch="mixed")
     path = tmp_path / "options.yaml"
     path.write_text(options.to_yaml(), encoding="utf-8")
+    assert Pix2PixConfig.from_yaml(path) == options
+    assert Pix2PixConfig.from_yaml(path, lr=1.0).lr == 1.0
+
+
+def test_a_file_says_of_which_method_its_options_are(tmp_path: Path) -> None:
+    options = CycleGANConfig("heaps", out="run", lambda_cycle=3.0)
+    path = tmp_path / "options.yaml"
+    path.write_text(options.to_yaml(), encoding="utf-8")
     assert TrainConfig.from_yaml(path) == options
-    assert TrainConfig.from_yaml(path, lr=1.0).lr == 1.0
+    with pytest.raises(ConfigError, match=r"Unknown option in .*options\.yaml: data_b"):
+        Pix2PixConfig.from_yaml(path)
+    path.write_text("data: pairs\nout: run\nmethod: pix3pix\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="--method must be"):
+        TrainConfig.from_yaml(path)
+    path.write_text("data: pairs\nout: run\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"Missing in .*: method"):
+        TrainConfig.from_yaml(path)
 
 
 def test_resume_is_not_written(tmp_path: Path) -> None:
     # Or starting from a finished run's config.yaml would ask for --resume without a word.
     path = tmp_path / "options.yaml"
     path.write_text(config(resume=True).to_yaml(), encoding="utf-8")
-    assert not TrainConfig.from_yaml(path).resume
+    assert not Pix2PixConfig.from_yaml(path).resume
 
 
 def test_yaml_floats_without_a_point(tmp_path: Path) -> None:
     path = tmp_path / "options.yaml"
     path.write_text("data: pairs\nout: run\nlr: 2e-4\n", encoding="utf-8")
-    assert TrainConfig.from_yaml(path).lr == 2e-4
+    assert Pix2PixConfig.from_yaml(path).lr == 2e-4
 
 
 @pytest.mark.parametrize(
@@ -103,7 +129,7 @@ def test_bad_yaml_is_named(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "options.yaml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match=message) as caught:
-        TrainConfig.from_yaml(path)
+        Pix2PixConfig.from_yaml(path)
     assert str(path) in str(caught.value)
 
 
@@ -121,4 +147,6 @@ def test_differences_name_what_changes_the_result() -> None:
 
 
 def test_every_free_option_exists() -> None:
-    assert {option.name for option in dataclasses.fields(TrainConfig)} >= FREE_ON_RESUME
+    kinds = (Pix2PixConfig, CycleGANConfig)
+    known = {option.name for kind in kinds for option in dataclasses.fields(kind)}
+    assert known >= FREE_ON_RESUME

@@ -20,8 +20,9 @@ from pix2gan.training.methods import find_method
 def test_domains_are_what_the_generator_reads_and_makes(tiny, pairs, tmp_path, options, domains):
     config = tiny(**options, data=pairs / "B" if options else pairs)
     method = find_method(config.method)
-    generator = method(config).networks["generator"]
-    export_model(tmp_path / "model", generator, config, 3, method.open_data(config))
+    made = method(config)
+    data, generator = method.open_data(config), made.networks["generator"]
+    export_model(tmp_path / "model", generator, config, 3, data, made.domains("model"))
     _, model = load_model(tmp_path / "model")
     assert (model.preprocessing.domain_a, model.preprocessing.domain_b) == domains
     assert model.direction == config.direction

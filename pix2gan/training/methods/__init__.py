@@ -10,14 +10,14 @@ from __future__ import annotations
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from torch import Tensor, nn
 
 from pix2gan.errors import ConfigError
+from pix2gan.training.config import TrainConfig
 
 if TYPE_CHECKING:
-    from pix2gan.training.config import TrainConfig
     from pix2gan.training.dataset import TrainingData
 
 
@@ -32,8 +32,21 @@ class Update(NamedTuple):
     """Scalars for the metrics, unweighted; detached by the trainer."""
 
 
+class Domains(NamedTuple):
+    """What a trained generator turns into what, to be recorded with the model."""
+
+    direction: Literal["AtoB", "BtoA"] = "AtoB"
+    """Which way round it uses the data."""
+    reads: str = "photo"
+    makes: str = "photo"
+    """In a word; "sketch" has a meaning for translation (see ``Preprocessing``)."""
+
+
 class Method(ABC):
     """The algorithm of one paper."""
+
+    options: ClassVar[type[TrainConfig]] = TrainConfig
+    """The options that it takes: what ``__init__`` is given is one of these."""
 
     networks: nn.ModuleDict
     """Everything that is trained or saved. The trainer moves it to the device and may wrap its
@@ -48,7 +61,7 @@ class Method(ABC):
     (EMA), sampled from and saved."""
 
     @abstractmethod
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: Any) -> None:
         """Create ``networks`` from the options, on the CPU; the seed is set.
 
         Raises:
@@ -57,8 +70,8 @@ class Method(ABC):
 
     @staticmethod
     @abstractmethod
-    def open_data(config: TrainConfig) -> TrainingData:
-        """Check and open the data; called before anything is written.
+    def open_data(config: Any) -> TrainingData:
+        """Check and open the data that the options name; called before anything is written.
 
         Raises:
             DataError: If files are broken or do not match; it lists them.
@@ -82,8 +95,15 @@ class Method(ABC):
         ``generators`` holds the averaged networks under the names that ``models`` gives them.
         """
 
+    def domains(self, model: str) -> Domains:
+        """What the generator that is saved in the folder ``model`` reads and makes."""
+        return Domains()
+
     def state_dict(self) -> dict[str, Any]:
-        """State besides ``networks`` that a checkpoint must hold, such as an image pool."""
+        """State besides ``networks`` that a checkpoint must hold, such as an image pool.
+
+        It is that of this process, where several train together.
+        """
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027
@@ -91,6 +111,7 @@ class Method(ABC):
 
 
 _METHODS: dict[str, str] = {
+    "cyclegan": "pix2gan.training.methods.cyclegan:CycleGAN",
     "pix2pix": "pix2gan.training.methods.pix2pix:Pix2Pix",
 }
 

@@ -8,7 +8,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from pix2gan.training.config import TrainConfig
 from pix2gan.training.dataset import TrainingData, open_paired_data
 from pix2gan.training.losses import (
     GAN_LOSSES,
@@ -16,7 +15,8 @@ from pix2gan.training.losses import (
     l1_loss,
     multiscale_gan_loss,
 )
-from pix2gan.training.methods import Method, Update
+from pix2gan.training.method_options import Pix2PixConfig
+from pix2gan.training.methods import Domains, Method, Update
 from pix2gan.training.networks import (
     create_configured_discriminator,
     create_configured_generator,
@@ -30,13 +30,14 @@ class Pix2Pix(Method):
     D's activations on the real pair (feature matching, pix2pixHD) and D looks at several scales.
     """
 
+    options = Pix2PixConfig
     players: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "discriminator": ("discriminator",),
         "generator": ("generator",),
     }
     models: ClassVar[Mapping[str, str]] = {"model": "generator"}
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: Pix2PixConfig) -> None:
         self.config = config
         self.gan_loss = GAN_LOSSES[config.gan_loss]
         seen = config.in_channels + config.out_channels
@@ -48,7 +49,7 @@ class Pix2Pix(Method):
         )
 
     @staticmethod
-    def open_data(config: TrainConfig) -> TrainingData:
+    def open_data(config: Pix2PixConfig) -> TrainingData:
         return open_paired_data(config)
 
     def step(self, batch: Mapping[str, Tensor]) -> Iterator[Update]:
@@ -86,3 +87,8 @@ class Pix2Pix(Method):
     ) -> list[Tensor]:
         """Input, output, target."""
         return [batch["A"], generators["generator"](batch["A"]), batch["B"]]
+
+    def domains(self, model: str) -> Domains:
+        kinds = ("sketch" if self.config.sketch else "photo", "photo")
+        reads, makes = kinds if self.config.direction == "AtoB" else kinds[::-1]
+        return Domains(self.config.direction, reads, makes)

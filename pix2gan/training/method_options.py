@@ -1,0 +1,88 @@
+"""What each method takes besides the options of all, with the defaults of its paper.
+
+Free of torch, so that the command line can show them at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pix2gan.training.config import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedConfig(TrainConfig):
+    """What all methods on paired data take."""
+
+    data: Path = dataclasses.field(kw_only=False)
+    """Training data: side-by-side images, folders A/ and B/ (or trainA/ and trainB/), or, with
+    --sketch, a folder of photos."""
+
+    direction: Literal["AtoB", "BtoA"] = "AtoB"
+    """Which domain is the input."""
+
+    sketch: str | None = None
+    """Draw the input from photos as training goes: canny, xdog, strokes or mixed."""
+
+    plain_background: bool = False
+    """Leave out photos whose background is not light and even; a sketch would trace it."""
+
+    generator: str = "unet256"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pix2PixConfig(PairedConfig):
+    """Options of pix2pix (Isola et al. 2017, arXiv:1611.07004)."""
+
+    method: str = "pix2pix"
+
+    l1: float = 100.0
+    """Weight of the L1 distance to the target."""
+
+    feature_matching: float = 0.0
+    """Weight of the feature-matching loss; pix2pixHD uses 10."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._not_negative("l1", "feature_matching")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnpairedConfig(TrainConfig):
+    """What all methods on unpaired data take."""
+
+    data: Path = dataclasses.field(kw_only=False)
+    """Training data: a folder with A/ and B/ (or trainA/ and trainB/), or, with --data-b, the
+    folder of domain A."""
+
+    data_b: Path | None = None
+    """The folder of domain B, if DATA is that of domain A."""
+
+    pairing: Literal["random", "serial"] = "random"
+    """Whether an image meets others of the smaller domain in each epoch, or always the same."""
+
+    fit: Literal["pad", "resize", "crop"] = "crop"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CycleGANConfig(UnpairedConfig):
+    """Options of CycleGAN (Zhu et al. 2017, arXiv:1703.10593)."""
+
+    method: str = "cyclegan"
+
+    lambda_cycle: float = 10.0
+    """Weight of the cycle loss: there and back again, an image should be what it was."""
+
+    lambda_identity: float = 0.5
+    """Weight, times --lambda-cycle, of the identity loss: what is of the target domain already
+    should stay as it is; 0 turns it off, and with it two passes through the generators."""
+
+    pool_size: int = 50
+    """Generated images that each discriminator is reminded of; 0 turns it off."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._not_negative("lambda_cycle", "lambda_identity", "pool_size")

@@ -1,0 +1,98 @@
+"""What holds for every method: it resumes exactly, and takes every generator of the package."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+import pytest
+import torch
+
+from pix2gan.models import list_models
+from pix2gan.training import train
+from pix2gan.training.checkpointing import CheckpointFolder, load_checkpoint
+from pix2gan.training.methods import find_method, list_methods
+
+METHODS = list_methods()
+# So small that all of them with all methods take seconds.
+SMALL: dict[str, dict[str, Any]] = {
+    "resnet": {"num_blocks": 1},
+    "unet": {"num_downs": 3, "num_blocks": None},
+}
+
+
+def final_state(run: Any) -> dict[str, Any]:
+    """The last checkpoint without what may differ between two equal runs."""
+    state = load_checkpoint(CheckpointFolder(run / "checkpoints", keep=2).files()[-1])
+    return {k: v for k, v in state.items() if k not in ("seconds", "config")}
+
+
+def assert_same(ours: Any, theirs: Any, where: str = "state") -> None:
+    """Equal to the last bit."""
+    assert type(ours) is type(theirs), where
+    if isinstance(ours, dict):
+        assert list(ours) == list(theirs), where
+        for key in ours:
+            assert_same(ours[key], theirs[key], f"{where}.{key}")
+    elif isinstance(ours, (list, tuple)):
+        assert len(ours) == len(theirs), where
+        for i, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
+            assert_same(mine, other, f"{where}[{i}]")
+    elif isinstance(ours, torch.Tensor):
+        assert ours.dtype == theirs.dtype, where
+        assert torch.equal(ours, theirs), where
+    else:
+        assert ours == theirs, where
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("method", METHODS)
+def test_resuming_is_exact(
+    tiny, monkeypatch: pytest.MonkeyPatch, method: str, workers: int
+) -> None:
+    whole = train(tiny("whole", method=method, workers=0))
+    kind = find_method(method)
+    original, calls = kind.step, iter(range(1, 100))
+
+    def step(self: Any, batch: Any) -> Any:
+        updates = original(self, batch)
+        yield next(updates)
+        if next(calls) == 7:
+            signal.raise_signal(signal.SIGTERM)
+        yield from updates
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, "step", step)
+        with pytest.raises(SystemExit):
+            train(tiny(method=method, workers=workers))
+    run = tiny(method=method).out
+    assert final_state(run)["step"] == 7
+    train(tiny(method=method, workers=workers, resume=True))
+    assert_same(final_state(run), final_state(whole))
+
+
+@pytest.mark.parametrize("generator", list_models())
+@pytest.mark.parametrize("method", METHODS)
+def test_every_generator_with_every_method(tiny, method: str, generator: str) -> None:
+    options = next((o for name, o in SMALL.items() if generator.startswith(name)), {})
+    config = tiny(method=method, generator=generator, precision="fp32", **options)
+    made = find_method(method)(config)
+    batch = {side: torch.rand(2, 3, 16, 16) * 2 - 1 for side in "AB"}
+    weights = dict(made.networks.named_parameters())
+    for update in made.step(batch):
+        players = [
+            p for name in made.players[update.player] for p in made.networks[name].parameters()
+        ]
+        trained = [p for p in players if p.requires_grad]
+        gradients = torch.autograd.grad(update.loss, trained, allow_unused=True)
+        assert torch.isfinite(update.loss)
+        missing = [
+            name
+            for name, p in weights.items()
+            for q, gradient in zip(trained, gradients, strict=True)
+            if p is q and gradient is None
+        ]
+        assert missing == []
+    generators = {name: made.networks[name].eval() for name in made.models.values()}
+    for column in made.sample(batch, generators):
+        assert column.shape == (2, 3, 16, 16)
