@@ -33,10 +33,10 @@ from torch import Tensor, nn
 
 from benchmarks.rows import Row, format_rows, make_row, merge_rows, results_path
 from benchmarks.stock_networks import copy_weights, stock_generator
-from benchmarks.timing import Timing, time_interleaved
 from pix2gan import ops
 from pix2gan.checkpoints.resolve import list_pretrained, pretrained_folder
 from pix2gan.models import create_generator, list_models
+from pix2gan.ops.timing import Timing, time_interleaved
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 FORMATS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}

@@ -4,7 +4,7 @@ Every speed that the README or the docs claim is a row in ``benchmarks/results/<
 A benchmark measures, builds rows and merges them:
 
     from benchmarks.rows import make_row, merge_rows, results_path
-    from benchmarks.timing import time_interleaved
+    from pix2gan.ops.timing import time_interleaved
 
     timings = time_interleaved({"pix2gan": ours, "stock": theirs}, device="cpu", seconds=2.0)
     row = make_row(
@@ -38,7 +38,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 import platform
 import re
 import sys
@@ -48,35 +47,15 @@ from typing import Any
 
 import torch
 
-from benchmarks.timing import Timing
 from pix2gan import __version__
 from pix2gan.file_io import atomic_write
+from pix2gan.ops.device_name import device_name
+from pix2gan.ops.timing import Timing
 
 KEY = ("benchmark", "name", "dtype", "device")
 RESULTS = Path(__file__).parent / "results"
 
 Row = dict[str, Any]
-
-
-def device_name(device: str | torch.device) -> str:
-    """The name a person knows the device by: ``NVIDIA H200``, ``AMD EPYC 9654, 8 cores``.
-
-    A virtual machine may hide the number of its processor; its family and model then stand in, or
-    two unlike machines would share a file of results.
-    """
-    device = torch.device(device)
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    if device.type != "cpu":
-        return device.type
-    fields = _first_processor(Path("/proc/cpuinfo"))
-    name = fields.get("model name") or platform.processor() or platform.machine()
-    name = re.sub(r"\((R|TM)\)|\bCPU\b|@.*|\d+-Core Processor.*", "", name)
-    name = " ".join(name.split())
-    if not re.search(r"\d", name) and "cpu family" in fields:
-        name += f" family {fields['cpu family']} model {fields.get('model', '?')}"
-    cores = _usable_cores()
-    return f"{name}, {cores} core{'s' if cores != 1 else ''}"
 
 
 def results_path(device: str | torch.device) -> Path:
@@ -199,20 +178,6 @@ def _command() -> str:
     program = f"python -m {spec.name}" if spec is not None else f"python {Path(sys.argv[0]).name}"
     arguments = [Path(a).name if Path(a).is_absolute() else a for a in sys.argv[1:]]
     return " ".join([program, *arguments])
-
-
-def _first_processor(cpuinfo: Path) -> dict[str, str]:
-    if not cpuinfo.exists():
-        return {}
-    block = cpuinfo.read_text(encoding="utf-8").split("\n\n", 1)[0]
-    pairs = (line.split(":", 1) for line in block.splitlines() if ":" in line)
-    return {key.strip(): value.strip() for key, value in pairs}
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _rounded(value: Any) -> Any:

@@ -128,7 +128,7 @@ def _check_primitive(
         status: Status = "passed"
         message = ""
         try:
-            if _supports(module, case.primitive, args):
+            if dispatch.takes(backend, case.primitive, args):
                 _run(getattr(module, case.primitive), case, args, exact, allowed)
             else:
                 status = "unsupported"
@@ -138,13 +138,6 @@ def _check_primitive(
         except Exception:  # a backend may fail in any way: that is a result
             status, message = "failed", traceback.format_exc(limit=-3).strip()
         yield Result(case.primitive, case.label, dtype, layout, status, message)
-
-
-def _supports(module: Any, primitive: str, args: tuple[Any, ...]) -> bool:
-    if not hasattr(module, primitive):
-        return False
-    supports = getattr(module, "supports", None)
-    return supports is None or bool(supports(primitive, *args))
 
 
 def _refuses(backend: str, case: Case, args: tuple[Any, ...]) -> None:

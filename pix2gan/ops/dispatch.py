@@ -219,6 +219,16 @@ def load_backend(name: str) -> Any:
     return backend.module
 
 
+def takes(backend: str, primitive: str, args: Sequence[Any]) -> bool:
+    """Whether a backend computes a primitive on these arguments itself; ``BackendError`` where it
+    is unknown or cannot run."""
+    module = load_backend(backend)
+    if not hasattr(module, primitive):
+        return False
+    supports = getattr(module, "supports", None)
+    return supports is None or bool(supports(primitive, *args))
+
+
 # ---------------------------------------------------------------------------------------- selection
 
 # A plain global: the threads in which autograd runs backward see no ContextVar.

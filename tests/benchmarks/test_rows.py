@@ -12,7 +12,7 @@ import torch
 
 from benchmarks import rows
 from benchmarks.rows import device_name, format_rows, make_row, merge_rows, read_rows, results_path
-from benchmarks.timing import Timing
+from pix2gan.ops.timing import Timing
 
 FAST = Timing(ms=1.23456, ms_low=1.0, ms_high=2.0, repeats=7)
 SLOW = Timing(ms=2.46912, ms_low=2.0, ms_high=3.0, repeats=7)
@@ -106,30 +106,6 @@ def test_a_row_without_its_key_is_refused(tmp_path: Path):
 def test_results_lie_in_a_file_named_after_the_device(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(rows, "device_name", lambda device: "AMD EPYC 9654, 2 cores")
     assert results_path("cpu") == rows.RESULTS / "amd-epyc-9654-2-cores.json"
-
-
-@pytest.mark.parametrize(
-    ("model", "expected"),
-    [
-        ("AMD EPYC 9654 96-Core Processor", "AMD EPYC 9654, 3 cores"),
-        ("Intel(R) Xeon(R) CPU E5-2680 v4 @ 2.40GHz", "Intel Xeon E5-2680 v4, 3 cores"),
-        ("AMD EPYC", "AMD EPYC family 26 model 2, 3 cores"),
-    ],
-)
-def test_processors_have_the_names_people_know(
-    monkeypatch: pytest.MonkeyPatch, model: str, expected: str
-):
-    fields = {"model name": model, "cpu family": "26", "model": "2"}
-    monkeypatch.setattr(rows, "_first_processor", lambda path: fields)
-    monkeypatch.setattr(rows, "_usable_cores", lambda: 3)
-    assert device_name("cpu") == expected
-
-
-def test_cpuinfo_is_read_up_to_its_second_processor(tmp_path: Path):
-    path = tmp_path / "cpuinfo"
-    path.write_text("processor\t: 0\nmodel name\t: A 1: x\nflags\t:\n\nmodel name\t: B\n")
-    assert rows._first_processor(path)["model name"] == "A 1: x"
-    assert rows._first_processor(tmp_path / "missing") == {}
 
 
 def test_the_table_shows_rows_with_and_without_opponents():

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
-from benchmarks.timing import Timing, time_interleaved
+from pix2gan.ops.timing import Timing, time_interleaved
 
 
 def test_a_timing_is_median_and_quartiles():
@@ -60,3 +61,24 @@ def test_time_and_repeats_are_bounded():
     assert time.perf_counter() - start < 5
     most = time_interleaved({"a": lambda: None}, seconds=9, max_repeats=3, inner_ms=0.001)["a"]
     assert most.repeats == 3
+
+
+def test_what_is_entered_around_a_measurement():
+    entered: list[str] = []
+
+    @contextmanager
+    def around():
+        entered.append("in")
+        yield
+        entered.append("out")
+
+    def call() -> None:
+        assert entered[-1] == "in"
+
+    time_interleaved({"a": call, "b": lambda: None}, seconds=0, min_repeats=2, within={"a": around})
+    assert entered == ["in", "out"] * 5  # three to warm up
+
+
+def test_cold_caches_are_for_gpus():
+    with pytest.raises(ValueError, match="only CUDA devices"):
+        time_interleaved({"a": lambda: None}, cold=True)
