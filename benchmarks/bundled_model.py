@@ -24,8 +24,8 @@ from pix2gan.checkpoints.native import load_model, save_model
 from pix2gan.data.image_io import open_image, save_image
 from pix2gan.data.paired import PairedDataset, open_paired
 from pix2gan.evaluation.held_out import evaluate_translator
-from pix2gan.evaluation.metrics import sliced_wasserstein_distance
 from pix2gan.file_io import atomic_write
+from pix2gan.image_metrics import sliced_wasserstein_distance
 from pix2gan.training.config import TrainConfig
 from pix2gan.translation import Translator
 

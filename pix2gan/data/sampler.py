@@ -23,21 +23,32 @@ class ResumableSampler(Sampler[list[SampleKey]]):
     Iterating starts at ``position``, the number of samples consumed before, and does not move it: a
     loader's workers draw batches ahead of the training that they feed, which alone knows how many
     it has consumed.
+
+    Batches begin ``stride`` samples after one another; where several processes share the stream,
+    each starts at a position of its own and leaves the others' samples out.
     """
 
-    def __init__(self, length: int, batch: int, seed: int = 0, position: int = 0) -> None:
+    def __init__(
+        self,
+        length: int,
+        batch: int,
+        seed: int = 0,
+        position: int = 0,
+        stride: int | None = None,
+    ) -> None:
         if length < 1:
             raise ConfigError("There is nothing to sample from: the data set is empty.")
         if batch < 1:
             raise ConfigError(f"The batch size must be at least 1, not {batch}.")
         self.length, self.batch, self.seed, self.position = length, batch, seed, position
+        self.stride = batch if stride is None else stride
         self._epoch, self._order = -1, np.empty(0, np.int64)
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         position = self.position
         while True:
             yield [self.key_at(position + i) for i in range(self.batch)]
-            position += self.batch
+            position += self.stride
 
     def key_at(self, position: int) -> SampleKey:
         """The sample at that place of the stream."""

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pix2gan import image_metrics as metrics
 from pix2gan.data.image_io import list_images, open_image, to_float, to_rgb
 from pix2gan.errors import BadImageError, ConfigError, DataError
-from pix2gan.evaluation import metrics
 from pix2gan.evaluation.scores import ImageScores, MeanScores, PairedScores, finite, versions
 from pix2gan.file_io import atomic_write, check_writable
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pix2gan import __version__
-from pix2gan.evaluation import metrics
+from pix2gan import image_metrics as metrics
 
 MAX_PATCHES = 2**18  # of a level: 154 MB of RGB patches
 

@@ -29,10 +29,12 @@ FREE_ON_RESUME = frozenset(
         "workers",
         "log_every",
         "sample_every",
+        "evaluate_every",
         "checkpoint_every",
         "keep_checkpoints",
         "resume",
         "device",
+        "compile",
         "name",
         "licence",
         "attribution",
@@ -43,7 +45,10 @@ _SIZES = (
     *("size", "in_channels", "out_channels", "width", "batch", "discriminator_width", "n_layers"),
     *("discriminator_scales", "num_downs", "num_blocks"),
 )
-_COUNTS = ("steps", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints")
+_COUNTS = (
+    *("steps", "log_every", "sample_every", "evaluate_every", "checkpoint_every"),
+    *("keep_checkpoints", "accumulate", "patience"),
+)
 
 _Config = TypeVar("_Config", bound="TrainConfig")
 
@@ -139,7 +144,10 @@ class TrainConfig:
     """Length of the training in passes over the data; 200 if neither this nor --steps is given."""
 
     batch: int = 1
-    """Images in a batch."""
+    """Images in a batch, for each of the processes that train together."""
+
+    accumulate: int = 1
+    """Batches whose gradients are averaged into one step."""
 
     lr: float = 2e-4
     """Learning rate of Adam."""
@@ -153,15 +161,35 @@ class TrainConfig:
     beta2: float = 0.999
     """Adam's decay of the mean squared gradient."""
 
+    clip_gradient: float = 0.0
+    """Largest norm of a player's gradient, which is scaled down to it; 0 turns it off."""
+
+    schedule: Literal["linear", "cosine", "step", "plateau"] = "linear"
+    """How the learning rate falls: to zero on a line or on half a cosine, in steps, or whenever the
+    evaluation no longer improves."""
+
     decay_start: float = 0.5
-    """Fraction of the training after which the learning rate falls linearly to zero."""
+    """Fraction of the training after which the learning rate falls (linear, cosine)."""
+
+    decay_every: float = 0.25
+    """Fraction of the training after which the learning rate drops, again and again (step)."""
+
+    decay_factor: float = 0.1
+    """What a drop multiplies the learning rate by (step, plateau)."""
+
+    patience: int = 5
+    """Evaluations without improvement before a drop (plateau)."""
 
     ema: float = 0.999
     """Decay of the moving average of the generator's weights, which is what is saved; 0 turns it
     off."""
 
-    precision: Literal["bf16", "fp32"] = "bf16"
-    """Number format of the networks' arithmetic; weights are float32 in either."""
+    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
+    """Number format of the networks' arithmetic; weights are float32 in all, and fp16 scales its
+    losses."""
+
+    compile: bool = False
+    """Run the networks through torch.compile."""
 
     seed: int = 0
     """Seed of everything random."""
@@ -178,14 +206,18 @@ class TrainConfig:
     sample_every: int = 500
     """Steps between two sample sheets."""
 
+    evaluate_every: int = 1000
+    """Steps between two evaluations on the held-out data, if there are any; the best model so far
+    is kept."""
+
     checkpoint_every: int = 1000
     """Steps between two checkpoints."""
 
     keep_checkpoints: int = 2
     """Checkpoints to keep."""
 
-    resume: bool = False
-    """Continue the run in --out from its newest checkpoint."""
+    resume: bool | Literal["auto"] = False
+    """Continue the run in --out from its newest checkpoint; auto: if there is one, else start."""
 
     name: str | None = None
     """Name of the model; the folder's name if not given."""
@@ -206,7 +238,7 @@ class TrainConfig:
                 raise ConfigError(_says(name, "must be below 2**31", getattr(self, name)))
         if self.seed >= 2**64:
             raise ConfigError(_says("seed", "must be below 2**64", self.seed))
-        self._not_negative("workers", "seed")
+        self._not_negative("workers", "seed", "clip_gradient")
         self._above_zero("lr", "lr_discriminator", "epochs")
         for name in ("holdout", "ema", "beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
@@ -215,6 +247,11 @@ class TrainConfig:
                 )
         if not 0 <= self.decay_start <= 1:
             raise ConfigError(_says("decay_start", "must lie in 0 to 1", self.decay_start))
+        for name in ("decay_every", "decay_factor"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ConfigError(_says(name, "must be above 0 and at most 1", getattr(self, name)))
+        if self.schedule == "plateau" and self.holdout == 0:
+            raise ConfigError("--schedule plateau needs evaluations: hold data out with --holdout.")
         if self.steps is not None and self.epochs is not None:
             raise ConfigError("Give --steps or --epochs, not both.")
 
@@ -233,21 +270,26 @@ class TrainConfig:
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ConfigError(_says(name, "must be above 0", getattr(self, name)))
 
-    def total_steps(self, images: int) -> int:
-        """The length of the run in steps, for a data set of ``images`` images."""
+    def total_steps(self, images: int, processes: int = 1) -> int:
+        """The length of the run in steps, for ``images`` images and ``processes`` processes."""
         if self.steps is not None:
             return self.steps
         epochs = self.default_epochs if self.epochs is None else self.epochs
-        return max(1, math.ceil(epochs * images / self.batch))
+        return max(1, math.ceil(epochs * images / (self.batch * self.accumulate * processes)))
 
     def differences(self, other: TrainConfig) -> list[str]:
         """Which options differ from ``other``'s in a way that changes what is learned."""
         lines = []
         for option in dataclasses.fields(self):
             mine, theirs = getattr(self, option.name), getattr(other, option.name)
-            if option.name not in FREE_ON_RESUME and mine != theirs:
+            if mine != theirs and not self._is_free_on_resume(option.name):
                 lines.append(f"{_flag(option.name)} {mine} (the run has {theirs})")
         return lines
+
+    def _is_free_on_resume(self, name: str) -> bool:
+        if name == "evaluate_every":  # where the learning rate follows from the evaluations
+            return self.schedule != "plateau"
+        return name in FREE_ON_RESUME
 
     def to_dict(self) -> dict[str, Any]:
         """All options as strings, numbers, booleans and None: for YAML, JSON and checkpoints."""
@@ -335,13 +377,15 @@ def _typed(name: str, value: Any, declared: Any) -> Any:
     """``value`` as the type that option ``name`` declares; numbers and paths are converted."""
     optional = typing.get_origin(declared) in (typing.Union, types.UnionType)
     if optional:
-        if value is None:
+        if value is None and type(None) in typing.get_args(declared):
             return None
-        declared = next(t for t in typing.get_args(declared) if t is not type(None))
+        choices = [t for t in typing.get_args(declared) if t is not type(None)]
+        # Of bool | Literal["auto"] the second, where the value is a text.
+        declared = choices[-1] if isinstance(value, str) else choices[0]
     if typing.get_origin(declared) is Literal:
-        choices = typing.get_args(declared)
-        if value not in choices:
-            raise ConfigError(_says(name, f"must be {' or '.join(choices)}", value))
+        allowed = typing.get_args(declared)
+        if value not in allowed:
+            raise ConfigError(_says(name, f"must be {' or '.join(allowed)}", value))
         return value
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if declared is bool and isinstance(value, bool):

@@ -18,6 +18,7 @@ from pix2gan.data.sampler import ResumableSampler
 from pix2gan.data.unpaired import check_unpaired, open_unpaired
 from pix2gan.errors import DataError, Pix2ganError
 from pix2gan.training.config import TrainConfig
+from pix2gan.training.distributed import World
 from pix2gan.training.method_options import PairedConfig, UnpairedConfig
 
 
@@ -105,15 +106,23 @@ def open_unpaired_data(config: UnpairedConfig, direction: Direction = "AtoB") ->
 
 
 def load_batches(
-    data: TrainingData, config: TrainConfig, device: torch.device, step: int
+    data: TrainingData, config: TrainConfig, device: torch.device, step: int, world: World
 ) -> Generator[dict[str, Any], None, None]:
     """The batches that follow step ``step``, without end: the same whoever asks when.
+
+    A step takes ``accumulate`` batches of each process; together they are the samples that one
+    process alone would take with a batch as large.
 
     Raises:
         DataError: If an item cannot be loaded any more.
     """
+    together = world.size * config.batch
     sampler = ResumableSampler(
-        len(data.train), config.batch, config.seed, position=step * config.batch
+        len(data.train),
+        config.batch,
+        config.seed,
+        position=step * config.accumulate * together + world.rank * config.batch,
+        stride=together,
     )
     loader = make_loader(
         _Guarded(data.train), sampler, config.workers, pin_memory=device.type == "cuda"

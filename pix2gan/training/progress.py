@@ -18,14 +18,22 @@ class TrainingProgress:
         total: Steps in all.
         batch: Images in a step.
         console: Where to write; standard error if not given.
+        quiet: Write nothing, for another process does.
     """
 
-    def __init__(self, step: int, total: int, batch: int, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True)
+    def __init__(
+        self,
+        step: int,
+        total: int,
+        batch: int,
+        console: Console | None = None,
+        quiet: bool = False,
+    ) -> None:
+        self.console = console or Console(stderr=True, quiet=quiet)
         self.total = total
         self.batch = batch
         self._bar: Progress | None = None
-        if self.console.is_terminal:
+        if self.console.is_terminal and not quiet:
             self._bar = Progress(
                 TextColumn("epoch {task.fields[epoch]}"),
                 BarColumn(bar_width=20),

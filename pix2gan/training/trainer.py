@@ -7,12 +7,11 @@ without writing a byte, then ``run`` prepares the run's folder and loops over st
 from __future__ import annotations
 
 import contextlib
-import json
+import math
 import random
 import signal
 import time
-from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +21,32 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from pix2gan.errors import CheckpointError, ConfigError, DataError, Pix2ganError
+from pix2gan.errors import CheckpointError, ConfigError, Pix2ganError
 from pix2gan.file_io import atomic_write
-from pix2gan.folder_lock import only_run_in
 from pix2gan.training.checkpointing import CheckpointFolder, random_state, restore_random_state
 from pix2gan.training.config import TrainConfig
 from pix2gan.training.curves import draw_curves
 from pix2gan.training.dataset import load_batches
+from pix2gan.training.device import autocast, choose_device
+from pix2gan.training.distributed import World, synchronise_batch_norms
 from pix2gan.training.ema import MovingAverage
 from pix2gan.training.export import export_model
+from pix2gan.training.health import Diverged, OutputWatch, Recovery, check_finite
+from pix2gan.training.held_out import score_held_out
 from pix2gan.training.memory import memory_told
-from pix2gan.training.methods import find_method
+from pix2gan.training.methods import Translation, find_method
 from pix2gan.training.metrics import Averages, MetricsLog, read_metrics
+from pix2gan.training.player import Player
 from pix2gan.training.progress import TrainingProgress
+from pix2gan.training.run_folder import (
+    alone_in_folder,
+    check_resumable,
+    check_run_folder,
+    prepare_folder,
+    told,
+)
 from pix2gan.training.samples import draw_sheet
-from pix2gan.training.schedules import constant_then_linear
+from pix2gan.training.schedules import Plateau, learning_rate_factor
 from pix2gan.training.stopping import StopSignals
 
 _SHOWN = 6  # items on a sample sheet
@@ -45,56 +55,82 @@ _SHOWN = 6  # items on a sample sheet
 def train(config: TrainConfig) -> Path:
     """Train as ``config`` says and return the run's folder, with the finished model in ``model/``.
 
+    Under ``torchrun`` all of its processes train together, and the first one writes.
+
     Raises:
         ConfigError: If an option makes no sense here; nothing is written.
         DataError: If the data are broken or unmatched; nothing is written.
         CheckpointError: If there are checkpoints to resume from but none can be read.
-        Pix2ganError: If the training diverges, or the memory does not suffice.
-        SystemExit: With code 143 after SIGTERM and 130 after Ctrl-C, once a checkpoint is saved.
+        Pix2ganError: If the training keeps diverging, or the memory does not suffice.
+        SystemExit: With code 143 after SIGTERM and 130 after Ctrl-C, once a checkpoint is saved;
+            with 2 in a process of several when another one tells the reason.
     """
-    return Trainer(config).run()
-
-
-@dataclass
-class Player:
-    """An optimizer and the parameters that it updates."""
-
-    optimizer: torch.optim.Optimizer
-    parameters: list[nn.Parameter]
-    lr: float
+    with World.of_this_process().joined() as world:
+        return Trainer(config, world).run()
 
 
 class Trainer:
-    """Trains one method on one device."""
+    """Trains one method on one device, or on one for each process of a ``World``."""
 
     @memory_told()
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: TrainConfig, world: World | None = None) -> None:
         self.config = config
-        self.device = _choose_device(config.device)
-        _check_run_folder(config)
-        method_class = find_method(config.method)
-        if not isinstance(config, method_class.options):
-            raise ConfigError(
-                f"The method {config.method} takes a {method_class.options.__name__}, not a "
-                f"{type(config).__name__}."
-            )
-        self.data = method_class.open_data(config)
-        self.total = config.total_steps(len(self.data.train))
-        self.step = 0
-        self.seconds = 0.0  # spent training, over all sessions of this run
+        self.world = world or World()
+        self.device = choose_device(config.device, self.world)
+        self.checkpoints = CheckpointFolder(config.out / "checkpoints", config.keep_checkpoints)
+        with self.world.failing_together():
+            if self.world.is_main:
+                check_run_folder(config)
+            self.method_class = find_method(config.method)
+            if not isinstance(config, self.method_class.options):
+                raise ConfigError(
+                    f"The method {config.method} takes a {self.method_class.options.__name__}, not "
+                    f"a {type(config).__name__}."
+                )
+            self.data = self.method_class.open_data(config)
+            self.total = config.total_steps(len(self.data.train), self.world.size)
+            self.shown = self._load_shown()
+            self._create_networks()
+        self._create_players()
+        self.recovery = Recovery()
+        self.watch = OutputWatch()
 
+    def _create_networks(self) -> None:
+        config = self.config
         _seed_everything(config.seed)
-        self.method = method_class(config)
+        self.method = self.method_class(config)
         self.method.networks.to(self.device).train()
         self.method.networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.players = {name: self._create_player(name) for name in self.method.players}
+        synchronise_batch_norms(self.method.networks, self.world)
         self.averaged = {
             name: MovingAverage(self.method.networks[name], config.ema)
             for name in self.method.models.values()
         }
+        if config.compile:
+            for network in self.method.networks.values():
+                compile_network(network)
+
+    def _create_players(self) -> None:
+        """All that a run begins with besides its networks."""
+        self.players = {name: self._create_player(name) for name in self.method.players}
+        if self.world.rank > 0:  # dropout and image pools differ from process to process
+            _seed_everything(self.config.seed + self.world.rank * 1_000_003)
+        self.step = 0
+        self.seconds = 0.0  # spent training, over all sessions of this run
         self.metrics = Averages()
-        self.checkpoints = CheckpointFolder(config.out / "checkpoints", config.keep_checkpoints)
-        self.shown = self._load_shown()
+        self.losses: dict[str, float] = {}  # the newest averages
+        self.plateau = Plateau(self.config.decay_factor, self.config.patience)
+        self.best_score = math.inf
+
+    def _create_player(self, name: str) -> Player:
+        config = self.config
+        lr = config.lr
+        if name.startswith("discriminator") and config.lr_discriminator is not None:
+            lr = config.lr_discriminator
+        networks = [self.method.networks[network] for network in self.method.players[name]]
+        return Player(networks, lr, config, self.world, self.device)
+
+    # --- the run ---
 
     @memory_told()
     def run(self) -> Path:
@@ -102,16 +138,10 @@ class Trainer:
 
         Nobody else trains in the run's folder meanwhile: two would delete each other's files.
         """
-        out = self.config.out
-        with _told_if_not_writable(out):
-            out.mkdir(parents=True, exist_ok=True)
-        with only_run_in(out) as alone:
-            if alone is False:
-                raise ConfigError(
-                    f"Another training is running in {out}: wait until it ends, or give another "
-                    "--out."
-                )
-            _check_run_folder(self.config)  # again: another may have ended here meanwhile
+        with contextlib.ExitStack() as stack:
+            with self.world.failing_together():
+                if self.world.is_main:
+                    stack.enter_context(alone_in_folder(self.config))
             return self._run()
 
     def _run(self) -> Path:
@@ -119,42 +149,68 @@ class Trainer:
         notices: list[str] = []
         if config.resume:
             self._resume(notices.append)
-        self._prepare_folder()
-        progress = TrainingProgress(self.step, self.total, config.batch)
-        for notice in notices:
-            progress.say(notice)
+        with self.world.failing_together():
+            if self.world.is_main:
+                prepare_folder(config, self.data.held_out)
+                self.checkpoints.remove_temporary_files()
+        progress = TrainingProgress(
+            self.step, self.total, self._images_per_step, quiet=not self.world.is_main
+        )
         if self.data.summary:
-            progress.say(f"Data: {self.data.summary}")
-        progress.say(self._describe())
-        log = MetricsLog(config.out, self.step, progress.say)
-        batches = load_batches(self.data, config, self.device, self.step)
-        with contextlib.closing(batches), contextlib.closing(log), StopSignals() as stop, progress:
-            self._loop(batches, progress, log, stop)
-        self._export()
-        if stop.received is not None and self.step < self.total:
-            name = signal.Signals(stop.received).name
+            notices.append(f"Data: {self.data.summary}")
+        for notice in [*notices, self._describe()]:
+            progress.say(notice)
+        with StopSignals() as stop, progress:
+            while True:
+                try:
+                    stopped_by = self._train(progress, stop)
+                    break
+                except Diverged as trouble:
+                    self._roll_back(trouble, progress)
+        if self.world.is_main:
+            self._export()
+        if stopped_by:
+            name = signal.Signals(stopped_by).name
             progress.say(f"Stopped by {name} after step {self.step}; --resume continues.")
-            raise SystemExit(128 + stop.received)
+            raise SystemExit(128 + stopped_by)
         progress.say(f"Done: {' and '.join(str(config.out / name) for name in self.method.models)}")
         return config.out
+
+    def _train(self, progress: TrainingProgress, stop: StopSignals) -> int:
+        """Train until all steps are done or a signal comes; returns its number, or 0."""
+        config = self.config
+        with contextlib.ExitStack() as stack:
+            batches = stack.enter_context(
+                contextlib.closing(
+                    load_batches(self.data, config, self.device, self.step, self.world)
+                )
+            )
+            log = None
+            if self.world.is_main:
+                log = MetricsLog(config.out, self.step, progress.say)
+                stack.enter_context(contextlib.closing(log))
+            return self._loop(batches, progress, log, stop)
 
     def _loop(
         self,
         batches: Generator[dict[str, Any], None, None],
         progress: TrainingProgress,
-        log: MetricsLog,
+        log: MetricsLog | None,
         stop: StopSignals,
-    ) -> None:
+    ) -> int:
         config = self.config
         saved = self.step if self.step else None
         started = time.monotonic() - self.seconds
-        while self.step < self.total and stop.received is None:
-            try:
-                batch = next(batches)
-            except Pix2ganError:
+        stopped_by = 0
+        while self.step < self.total:
+            taken, failure = self._take(batches) if stop.received is None else ([], None)
+            stopped_by, failed = self.world.largest(stop.received or 0, int(failure is not None))
+            if failed:
                 self._save_checkpoint(progress)
-                raise
-            self._train_step(batch)
+                self.world.raise_together(failure)
+            if stopped_by:
+                break
+            self._train_step(taken)
             self.step += 1
             self.seconds = time.monotonic() - started
             progress.advance(self.step, self.epoch)
@@ -163,53 +219,60 @@ class Trainer:
                 self._log(progress, log)
             if last or self.step % config.sample_every == 0:
                 self._save_pictures(progress)
+            if self.data.held_out and (last or self.step % config.evaluate_every == 0):
+                self._evaluate(progress, log)
             if last or self.step % config.checkpoint_every == 0:
                 self._save_checkpoint(progress)
                 saved = self.step
         if saved != self.step:
             self._save_checkpoint(progress)
+        return stopped_by
+
+    def _take(
+        self, batches: Generator[dict[str, Any], None, None]
+    ) -> tuple[list[dict[str, Any]], Pix2ganError | None]:
+        """The batches of a step, or why there are none."""
+        try:
+            return [next(batches) for _ in range(self.config.accumulate)], None
+        except Pix2ganError as error:
+            return [], error
 
     @property
     def epoch(self) -> int:
         """The pass over the data that the last step belonged to, from 1."""
-        return max(0, self.step * self.config.batch - 1) // len(self.data.train) + 1
+        return max(0, self.step * self._images_per_step - 1) // len(self.data.train) + 1
+
+    @property
+    def _images_per_step(self) -> int:
+        return self.config.batch * self.config.accumulate * self.world.size
 
     # --- one step ---
 
-    def _train_step(self, batch: Mapping[str, Any]) -> None:
-        factor = constant_then_linear(self.step, self.total, self.config.decay_start)
-        updates = self.method.step(self._to_device(batch))
-        while True:
-            with self._autocast():
-                update = next(updates, None)
-            if update is None:
-                break
-            player = self.players[update.player]
-            player.optimizer.zero_grad(set_to_none=True)
-            # `inputs` keeps the gradient, and the work for it, out of the other players' networks.
-            update.loss.backward(inputs=player.parameters)
-            for group in player.optimizer.param_groups:
-                group["lr"] = player.lr * factor
-            player.optimizer.step()
-            self.metrics.add(update.log)
+    def _train_step(self, batches: Sequence[Mapping[str, Any]]) -> None:
+        """Each player's update from the mean gradient of ``batches``, with the last of them."""
+        factor = self._learning_rate_factor(self.step)
+        for position, batch in enumerate(batches, start=1):
+            last = position == len(batches)
+            updates = self.method.step(self._to_device(batch))
+            while True:
+                with self._autocast():
+                    update = next(updates, None)
+                if update is None:
+                    break
+                player = self.players[update.player]
+                player.add_gradient(update.loss, last=last)
+                if last:
+                    player.update(factor)
+                self.metrics.add(update.log)
         for name, average in self.averaged.items():
             average.update(self.method.networks[name])
 
-    def _create_player(self, name: str) -> Player:
-        config = self.config
-        networks = [self.method.networks[network] for network in self.method.players[name]]
-        parameters = [p for network in networks for p in network.parameters() if p.requires_grad]
-        lr = config.lr
-        if name.startswith("discriminator") and config.lr_discriminator is not None:
-            lr = config.lr_discriminator
-        optimizer = torch.optim.Adam(
-            parameters, lr=lr, betas=(config.beta1, config.beta2), fused=True
-        )
-        return Player(optimizer, parameters, lr)
+    def _learning_rate_factor(self, done: int) -> float:
+        scheduled = learning_rate_factor(self.config, done, self.total)
+        return scheduled * self.plateau.factor * self.recovery.factor
 
     def _autocast(self) -> torch.autocast:
-        enabled = self.config.precision == "bf16"
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
+        return autocast(self.device, self.config.precision)
 
     def _to_device(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         moved = {}
@@ -223,26 +286,30 @@ class Trainer:
 
     # --- what a run leaves behind ---
 
-    def _log(self, progress: TrainingProgress, log: MetricsLog) -> None:
-        losses = self.metrics.take()
-        self._check_finite(losses)
-        rate = progress.report(self.step, self.epoch, losses)
-        factor = constant_then_linear(self.step - 1, self.total, self.config.decay_start)
-        log.add(
-            {
-                "step": self.step,
-                "epoch": self.epoch,
-                **losses,
-                "lr": self.config.lr * factor,
-                "images_per_second": round(rate, 3),
-                "seconds": round(self.seconds, 1),
-            }
-        )
+    def _log(self, progress: TrainingProgress, log: MetricsLog | None) -> None:
+        self.losses = self._mean_over_processes(self.metrics.take())
+        check_finite(self.losses)
+        rate = progress.report(self.step, self.epoch, self.losses)
+        if log is not None:
+            log.add(
+                {
+                    "step": self.step,
+                    "epoch": self.epoch,
+                    **self.losses,
+                    "lr": self.config.lr * self._learning_rate_factor(self.step - 1),
+                    "images_per_second": round(rate, 3),
+                    "seconds": round(self.seconds, 1),
+                }
+            )
+
+    def _mean_over_processes(self, losses: Mapping[str, float]) -> dict[str, float]:
+        return dict(zip(losses, self.world.mean(list(losses.values())), strict=True))
 
     def _save_pictures(self, progress: TrainingProgress) -> None:
-        generators = {name: average.network for name, average in self.averaged.items()}
+        if not self.world.is_main:
+            return
         with torch.no_grad(), self._autocast():
-            columns = self.method.sample(self._to_device(self.shown), generators)
+            columns = self.method.sample(self._to_device(self.shown), self._averages)
         sheet = self.config.out / "samples" / f"step_{self.step:06d}.png"
         entries = read_metrics(self.config.out / "metrics.jsonl")
         try:
@@ -250,106 +317,149 @@ class Trainer:
             if entries:
                 _save_png(draw_curves(entries), self.config.out / "curves.png")
         except OSError as error:  # pictures are not worth the run
-            progress.say(f"{sheet.name} or curves.png cannot be written ({_reason(error)}).")
+            progress.say(f"{sheet.name} or curves.png cannot be written ({told(error)}).")
+        for name, made in self._translate(self.shown).items():
+            warning = self.watch.look(name, made, self.losses)
+            if warning:
+                progress.say(f"Warning at step {self.step}: {warning}")
 
-    def _export(self) -> None:
+    def _evaluate(self, progress: TrainingProgress, log: MetricsLog | None) -> None:
+        """Score the held-out data; the best models so far are kept beside the newest."""
+        score, found = math.nan, dict[str, float]()
+        if self.world.is_main:
+            score, found = score_held_out(
+                self._translate, self.data.show, self.config.batch, self.method.paired
+            )
+        score = self.world.from_main(score)
+        if not math.isfinite(score):
+            return  # a method that says nothing about it, or a divergence that is noticed elsewhere
+        self.plateau.update(score)
+        better, self.best_score = score < self.best_score, min(score, self.best_score)
+        if log is not None:
+            values = "  ".join(f"{name} {value:.4g}" for name, value in found.items())
+            progress.say(f"step {self.step}/{self.total}  {values}{'  (best)' * better}")
+            log.add({"step": self.step, "epoch": self.epoch, **found})
+            if better:
+                self._export(suffix="_best")
+
+    @torch.no_grad()
+    def _translate(self, batch: Mapping[str, Any]) -> Mapping[str, Translation]:
+        with self._autocast():
+            return self.method.translate(self._to_device(batch), self._averages)
+
+    @property
+    def _averages(self) -> dict[str, nn.Module]:
+        return {name: average.network for name, average in self.averaged.items()}
+
+    def _export(self, suffix: str = "") -> None:
         for folder, name in self.method.models.items():
-            generator = self.averaged[name].network
-            path = self.config.out / folder
+            path = self.config.out / f"{folder}{suffix}"
             try:
-                domains = self.method.domains(folder)
+                generator, domains = self.averaged[name].network, self.method.domains(folder)
                 export_model(path, generator, self.config, self.step, self.data, domains)
             except OSError as error:
                 raise CheckpointError(
-                    f"The model cannot be written to {path} ({_reason(error)}): make room, then "
+                    f"The model cannot be written to {path} ({told(error)}): make room, then "
                     "continue with --resume."
                 ) from error
 
     def _save_checkpoint(self, progress: TrainingProgress) -> None:
-        self._check_finite(self.metrics.peek())
+        check_finite(self._mean_over_processes(self.metrics.peek()), self.method.networks)
+        own = {"random": random_state(self.device), "method": self.method.state_dict()}
+        state = {**self._shared_state(), "processes": self.world.gather(own)}
+        failure: Pix2ganError | None = None
         try:
-            self.checkpoints.save(self.step, self._state())
+            if self.world.is_main:
+                self.checkpoints.save(self.step, state)
         except OSError as error:
             if self.step == self.total:
-                raise CheckpointError(
+                failure = CheckpointError(
                     f"The last checkpoint cannot be written to {self.checkpoints.path} "
-                    f"({_reason(error)}): make room, then continue with --resume."
-                ) from error
-            progress.say(
-                f"The checkpoint of step {self.step} cannot be written ({_reason(error)}); the one "
-                "before it is kept."
-            )
-
-    def _check_finite(self, losses: Mapping[str, float]) -> None:
-        bad = [name for name, value in losses.items() if not np.isfinite(value)]
-        if bad:
-            raise Pix2ganError(
-                f"Training diverged by step {self.step} ({', '.join(bad)} not finite); the "
-                f"checkpoints in {self.checkpoints.path} are from before: train again with a "
-                "lower --lr or with --precision fp32."
-            )
+                    f"({told(error)}): make room, then continue with --resume."
+                )
+            else:
+                progress.say(
+                    f"The checkpoint of step {self.step} cannot be written ({told(error)}); the "
+                    "one before it is kept."
+                )
+        self.world.raise_together(failure)
 
     # --- the complete state ---
 
-    def _state(self) -> dict[str, Any]:
+    def _shared_state(self) -> dict[str, Any]:
+        """What is the same in all processes."""
         return {
-            "format": 1,
+            "format": 2,
             "step": self.step,
             "total": self.total,
             "seconds": self.seconds,
             "config": self.config.to_dict(),
             "data": self.data.fingerprint(),
             "networks": self.method.networks.state_dict(),
-            "method": self.method.state_dict(),
             "averaged": {name: ema.state_dict() for name, ema in self.averaged.items()},
-            "optimizers": {name: p.optimizer.state_dict() for name, p in self.players.items()},
+            "players": {name: player.state_dict() for name, player in self.players.items()},
+            "plateau": self.plateau.state_dict(),
+            "best_score": self.best_score,
+            "rollbacks": self.recovery.rollbacks,
             "metrics": self.metrics.state_dict(),
-            "random": random_state(self.device),
         }
 
-    def _resume(self, say: Any) -> None:
-        state = self.checkpoints.load_newest(say)
+    def _resume(self, say: Callable[[str], None]) -> None:
+        config = self.config
+        with self.world.failing_together():
+            state = self.checkpoints.load_newest(say) if self.world.is_main else None
+        state = self.world.from_main(state)
         if state is None:
             say(f"No checkpoint in {self.checkpoints.path} yet: starting from the first step.")
             return
-        self._check_resumable(state)
+        with self.world.failing_together():
+            check_resumable(state, config, self.data, self.total, self.world)
+            self._load_state(state)
+        say(f"Continuing after step {self.step} of {self.total}.")
+
+    def _load_state(self, state: Mapping[str, Any]) -> None:
         self.step = state["step"]
-        self.seconds = state["seconds"]
         try:
+            own = state["processes"][self.world.rank]
+            self.seconds = state["seconds"]
             self.method.networks.load_state_dict(state["networks"])
-            self.method.load_state_dict(state["method"])
+            self.method.load_state_dict(own["method"])
             for name, average in self.averaged.items():
                 average.load_state_dict(state["averaged"][name])
             for name, player in self.players.items():
-                player.optimizer.load_state_dict(state["optimizers"][name])
+                player.load_state_dict(state["players"][name])
+            self.plateau.load_state_dict(state["plateau"])
+            self.best_score = state["best_score"]
+            self.recovery.rollbacks = state["rollbacks"]
+            self.metrics.load_state_dict(state["metrics"], self.device)
         except (KeyError, RuntimeError, ValueError) as error:
             raise CheckpointError(
                 f"The checkpoint of step {self.step} in {self.checkpoints.path} does not fit these "
                 "networks: it was made by another version of pix2gan."
             ) from error
-        self.metrics.load_state_dict(state["metrics"], self.device)
-        restore_random_state(state["random"], self.device)
-        say(f"Continuing after step {self.step} of {self.total}.")
+        restore_random_state(own["random"], self.device)
 
-    def _check_resumable(self, state: Mapping[str, Any]) -> None:
-        config = self.config
-        started_with = type(config).from_dict(state["config"], "the checkpoint")
-        differences = config.differences(started_with)
-        if differences:
-            raise ConfigError(
-                f"The run in {config.out} was started with other options than "
-                f"{', '.join(differences)}: resume it with those in {config.out / 'config.yaml'}."
-            )
-        if state["data"] != self.data.fingerprint():
-            raise DataError(
-                f"{config.data} does not hold the images that the run in {config.out} was trained "
-                "on: resume with the same data, or start a new run."
-            )
-        if state["total"] != self.total:
-            raise ConfigError(
-                f"The run in {config.out} is {state['total']} steps long and its learning rates "
-                f"follow from that: resume with --steps {state['total']}, not {self.total}."
-            )
+    def _roll_back(self, trouble: Diverged, progress: TrainingProgress) -> None:
+        """Return to the last checkpoint, or the start, and learn more slowly from there."""
+        self.recovery.count(trouble.what, self.step, self.checkpoints.path)
+        rollbacks, diverged_by = self.recovery.rollbacks, self.step
+        with self.world.failing_together():
+            state = None
+            if self.world.is_main:
+                state = self.checkpoints.load_newest(progress.say)
+        state = self.world.from_main(state)
+        if state is None:
+            self._create_networks()
+            self._create_players()
+        else:
+            self._load_state(state)
+        self.recovery.rollbacks = rollbacks
+        progress.say(
+            f"Training diverged by step {diverged_by} ({trouble.what} not finite): going on after "
+            f"step {self.step} at {self.recovery.factor:g} of the learning rate."
+        )
+        if state is not None:  # or a kill would forget that it happened
+            self._save_checkpoint(progress)
 
     # --- preparation ---
 
@@ -361,79 +471,33 @@ class Trainer:
         batch: dict[str, Any] = default_collate(items)
         return batch
 
-    def _prepare_folder(self) -> None:
-        out = self.config.out
-        with _told_if_not_writable(out):
-            for folder in (out / "samples", out / "checkpoints"):
-                folder.mkdir(exist_ok=True)
-            with atomic_write(out / "config.yaml", "w") as file:
-                file.write(self.config.to_yaml())
-            if self.data.held_out:
-                with atomic_write(out / "split.json", "w") as file:
-                    json.dump({"held_out": list(self.data.held_out)}, file, indent=1)
-        self.checkpoints.remove_temporary_files()
-
     def _describe(self) -> str:
+        config = self.config
         sizes = {
             name: sum(p.numel() for p in network.parameters())
             for name, network in self.method.networks.items()
         }
         networks = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in sizes.items())
         held_out = f" ({len(self.data.held_out)} held out)" if self.data.held_out else ""
+        processes = f" in {self.world.size} processes" if self.world.size > 1 else ""
         return (
-            f"{self.config.method} on {self.device} in {self.config.precision}: "
-            f"{len(self.data.train)} items{held_out}, {self.total} steps of {self.config.batch}; "
-            f"parameters: {networks}"
+            f"{config.method} on {self.device} in {config.precision}{processes}: "
+            f"{len(self.data.train)} items{held_out}, {self.total} steps of "
+            f"{self._images_per_step}; parameters: {networks}"
         )
 
 
-def _choose_device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"--device must be auto, cpu or cuda, got {name!r}.")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"--device {name} is not there; this machine has {_cuda_devices()}.")
-    return device
-
-
-def _cuda_devices() -> str:
-    count = torch.cuda.device_count()
-    return f"{count} CUDA device{'s' if count > 1 else ''}" if count else "no CUDA device"
-
-
-def _check_run_folder(config: TrainConfig) -> None:
-    out = config.out
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"--out {out} is a file; give a folder.")
-    if not out.exists() or not any(out.iterdir()):
-        return
-    if not config.resume:
-        raise ConfigError(f"{out} is not empty: give another --out, or --resume to continue.")
-    if not (out / "config.yaml").exists():
-        raise ConfigError(f"{out} holds other things than a training run: give another --out.")
+def compile_network(network: nn.Module) -> None:
+    """Let ``torch.compile`` run what methods call: ``forward``, and ``features`` where it is."""
+    for name in ("forward", "features"):
+        if hasattr(network, name):
+            setattr(network, name, torch.compile(getattr(network, name)))
 
 
 def _seed_everything(seed: int) -> None:
-    torch.manual_seed(seed)
+    torch.manual_seed(seed % 2**64)
     np.random.seed(seed % 2**32)
     random.seed(seed)
-
-
-@contextlib.contextmanager
-def _told_if_not_writable(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise ConfigError(f"Cannot write to --out {out}: {_reason(error)}.") from error
-
-
-def _reason(error: OSError) -> str:
-    return error.strerror or str(error)
 
 
 def _save_png(image: Image.Image, path: Path) -> None:

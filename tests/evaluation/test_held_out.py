@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from pix2gan import image_metrics as metrics
 from pix2gan.checkpoints.model_config import ModelConfig
 from pix2gan.data.image_io import save_image
 from pix2gan.data.paired import open_paired
 from pix2gan.errors import DataError
-from pix2gan.evaluation import metrics
 from pix2gan.evaluation.held_out import evaluate_translator
 from pix2gan.models import create_generator
 from pix2gan.translation.translator import Translator

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from pix2gan import image_metrics as metrics
 from pix2gan.data.image_io import save_image
 from pix2gan.errors import ConfigError, DataError
-from pix2gan.evaluation import metrics, report
+from pix2gan.evaluation import report
 from pix2gan.evaluation.report import evaluate_folders, match_images
 from pix2gan.evaluation.scores import PairedScores
 

@@ -40,6 +40,7 @@ def test_defaults_of_cyclegan_are_the_papers() -> None:
         ({"epochs": 2, "batch": 4}, 10, 5),
         ({"epochs": 2, "batch": 3}, 10, 7),  # the last batch goes beyond the second epoch
         ({"epochs": 0.01}, 10, 1),
+        ({"epochs": 2, "batch": 2, "accumulate": 2}, 10, 5),
     ],
 )
 def test_length(options: dict[str, float], images: int, steps: int) -> None:
@@ -63,7 +64,12 @@ def test_length(options: dict[str, float], images: int, steps: int) -> None:
         ({"steps": 0}, "--steps must be at least 1"),
         ({"steps": 10, "epochs": 1}, "Give --steps or --epochs, not both."),
         ({"decay_start": 1.5}, "--decay-start must lie in 0 to 1"),
-        ({"precision": "fp8"}, "--precision must be bf16 or fp32, got 'fp8'."),
+        ({"precision": "fp8"}, "--precision must be bf16 or fp16 or fp32, got 'fp8'."),
+        ({"resume": "maybe"}, "--resume must be auto, got 'maybe'."),
+        ({"accumulate": 0}, "--accumulate must be at least 1"),
+        ({"clip_gradient": -1.0}, "--clip-gradient must not be negative"),
+        ({"decay_every": 0.0}, "--decay-every must be above 0 and at most 1"),
+        ({"schedule": "plateau"}, "--schedule plateau needs evaluations"),
         ({"dropout": "yes"}, "--dropout must be true or false, got 'yes'."),
         ({"discriminator_scales": 0}, "--discriminator-scales must be at least 1"),
         ({"data": ""}, "--data must be a path, got ''."),
@@ -144,6 +150,10 @@ def test_differences_name_what_changes_the_result() -> None:
     assert lines == ["--norm batch (the run has instance)", "--lr 1.0 (the run has 0.0002)"]
     free = config(out="other", workers=0, log_every=1, checkpoint_every=3, device="cpu")
     assert free.differences(config()) == []
+    lines = config(evaluate_every=3, schedule="plateau", holdout=0.1).differences(
+        config(schedule="plateau", holdout=0.1)
+    )
+    assert lines == ["--evaluate-every 3 (the run has 1000)"]
 
 
 def test_every_free_option_exists() -> None:

@@ -42,6 +42,15 @@ class Domains(NamedTuple):
     """In a word; "sketch" has a meaning for translation (see ``Preprocessing``)."""
 
 
+class Translation(NamedTuple):
+    """What a generator makes of a batch; all are [N, C, H, W] in [-1, 1]."""
+
+    given: Tensor
+    output: Tensor
+    real: Tensor
+    """Images of the domain of ``output``."""
+
+
 class Method(ABC):
     """The algorithm of one paper."""
 
@@ -59,6 +68,10 @@ class Method(ABC):
     models: ClassVar[Mapping[str, str]]
     """What the run is for: folder name in the run -> generator in ``networks``. These are averaged
     (EMA), sampled from and saved."""
+
+    paired: ClassVar[bool] = False
+    """Whether the real images that ``translate`` gives are what the outputs should be, pixel by
+    pixel; else they are merely of the same domain."""
 
     @abstractmethod
     def __init__(self, config: Any) -> None:
@@ -98,6 +111,16 @@ class Method(ABC):
     def domains(self, model: str) -> Domains:
         """What the generator that is saved in the folder ``model`` reads and makes."""
         return Domains()
+
+    def translate(
+        self, batch: Mapping[str, Tensor], generators: Mapping[str, nn.Module]
+    ) -> Mapping[str, Translation]:
+        """For each of ``models`` (by folder) what its generator makes of ``batch``.
+
+        It is what the held-out data are scored by and collapse is noticed by; without it neither
+        happens.
+        """
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
         """State besides ``networks`` that a checkpoint must hold, such as an image pool.

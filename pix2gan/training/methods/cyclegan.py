@@ -12,7 +12,7 @@ from pix2gan.training.dataset import TrainingData, open_unpaired_data
 from pix2gan.training.image_pool import ImagePool
 from pix2gan.training.losses import GAN_LOSSES, l1_loss, multiscale_gan_loss
 from pix2gan.training.method_options import CycleGANConfig
-from pix2gan.training.methods import Domains, Method, Update
+from pix2gan.training.methods import Domains, Method, Translation, Update
 from pix2gan.training.networks import (
     create_configured_discriminator,
     create_configured_generator,
@@ -108,6 +108,15 @@ class CycleGAN(Method):
         to_b, to_a = generators["generator_AtoB"], generators["generator_BtoA"]
         fake_b, fake_a = to_b(batch["A"]), to_a(batch["B"])
         return [batch["A"], fake_b, to_a(fake_b), batch["B"], fake_a, to_b(fake_a)]
+
+    def translate(
+        self, batch: Mapping[str, Tensor], generators: Mapping[str, nn.Module]
+    ) -> dict[str, Translation]:
+        a, b = batch["A"], batch["B"]
+        return {
+            "model_AtoB": Translation(a, generators["generator_AtoB"](a), b),
+            "model_BtoA": Translation(b, generators["generator_BtoA"](b), a),
+        }
 
     def domains(self, model: str) -> Domains:
         return Domains("AtoB" if model == "model_AtoB" else "BtoA")

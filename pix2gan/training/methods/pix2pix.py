@@ -16,7 +16,7 @@ from pix2gan.training.losses import (
     multiscale_gan_loss,
 )
 from pix2gan.training.method_options import Pix2PixConfig
-from pix2gan.training.methods import Domains, Method, Update
+from pix2gan.training.methods import Domains, Method, Translation, Update
 from pix2gan.training.networks import (
     create_configured_discriminator,
     create_configured_generator,
@@ -36,6 +36,7 @@ class Pix2Pix(Method):
         "generator": ("generator",),
     }
     models: ClassVar[Mapping[str, str]] = {"model": "generator"}
+    paired = True
 
     def __init__(self, config: Pix2PixConfig) -> None:
         self.config = config
@@ -92,3 +93,8 @@ class Pix2Pix(Method):
         kinds = ("sketch" if self.config.sketch else "photo", "photo")
         reads, makes = kinds if self.config.direction == "AtoB" else kinds[::-1]
         return Domains(self.config.direction, reads, makes)
+
+    def translate(
+        self, batch: Mapping[str, Tensor], generators: Mapping[str, nn.Module]
+    ) -> dict[str, Translation]:
+        return {"model": Translation(batch["A"], generators["generator"](batch["A"]), batch["B"])}

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import wasserstein_distance
 
-from pix2gan.evaluation.metrics import (
+from pix2gan.image_metrics import (
     LaplacianPatches,
     expand,
     l1,
@@ -259,7 +259,7 @@ def test_sets_that_cannot_be_compared_are_refused():
 def test_metrics_need_no_torchvision_and_import_torchmetrics_late():
     code = (
         "import sys; sys.modules['torchvision'] = None\n"
-        "import pix2gan.evaluation.metrics as m, torch\n"
+        "import pix2gan.image_metrics as m, torch\n"
         "assert 'torchmetrics' not in sys.modules\n"
         "a, b = torch.rand(1, 3, 16, 16), torch.rand(1, 3, 16, 16)\n"
         "print(m.psnr(a, b).item(), m.ssim(a, b).item())\n"
