@@ -129,6 +129,8 @@ def translate(
     progress: bool | None = None,
     device: str | None = None,
     dtype: Literal["float32", "bfloat16"] | None = None,
+    direction: Literal["AtoB", "BtoA"] | None = None,
+    statistics: Literal["running", "image"] | None = None,
 ) -> int:
     """Translate a file, a folder or a glob; what is there already is skipped.
 
@@ -138,7 +140,7 @@ def translate(
         An image, a folder with images, or a glob in quotes, as in "photos/**/*.jpg".
     model
         A bundled model (see pix2gan models), a model's or training run's folder, a .safetensors
-        file, or a hub id org/name.
+        file, the .pth file of an original repository, or a hub id org/name.
     out
         Folder for the outputs, which mirrors the source; for a single image also a file name.
     recursive
@@ -165,6 +167,10 @@ def translate(
         cpu, cuda, cuda:1, ...; the GPU where there is one if not given.
     dtype
         Precision of the network's arithmetic; float32 if not given.
+    direction
+        Which of two models is meant, as CycleGAN's.
+    statistics
+        What batch norms use, if not as the model's config says.
     """
     from pix2gan.translation import Translator
 
@@ -173,7 +179,9 @@ def translate(
             f"one source at a time, and here are {1 + len(more)}: put a glob in quotes, as in "
             f"'photos/*.jpg', so that pix2gan and not the shell expands it."
         )
-    translator = Translator.from_pretrained(model, device=device, dtype=dtype)
+    translator = Translator.from_pretrained(
+        model, device=device, dtype=dtype, direction=direction, statistics=statistics
+    )
     report = translator.translate_paths(
         source,
         out,
@@ -246,6 +254,65 @@ def evaluate(
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     print(result.summary())
+
+
+@app.command(sort_key=3)
+def convert(
+    model: str,
+    out: Path,
+    /,
+    *,
+    to: Literal["pix2gan", "original"] = "pix2gan",
+    dtype: Literal["float32", "float16"] | None = None,
+    direction: Literal["AtoB", "BtoA"] | None = None,
+    statistics: Literal["running", "image"] | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Convert a checkpoint of the original repositories into a model folder, or back.
+
+    Parameters
+    ----------
+    model
+        The .pth file of a generator of pix2pix, CycleGAN, CUT or pix2pixHD, the folder that holds
+        it, or a model of pix2gan.
+    out
+        The folder to write (to pix2gan), or the .pth file (to original).
+    to
+        pix2gan: model.safetensors and config.json. original: the names and the layout of the
+        original repository, for use with its code.
+    dtype
+        How weights are stored; as they were if not given.
+    direction
+        Which of two generators is meant, as CycleGAN's G_A (AtoB) and G_B (BtoA).
+    statistics
+        What batch norms are to use in translation: the running statistics of training, or each
+        image's own, as the original repositories test.
+    overwrite
+        Replace what is there already.
+    """
+    from dataclasses import replace
+
+    from pix2gan.checkpoints import load_model, resolve_model, save_legacy, save_model
+
+    target = out / "config.json" if to == "pix2gan" else out
+    if target.exists() and not overwrite:
+        raise ConfigError(f"{target} is there already: give another path, or --overwrite.")
+    generator, config = load_model(
+        resolve_model(model, direction), direction=direction, statistics=statistics
+    )
+    dtype = dtype or config.weights_dtype  # type: ignore[assignment]
+    config = replace(config, weights_dtype=str(dtype))
+    if to == "pix2gan":
+        save_model(out, generator, config, dtype=config.weights_dtype)
+    else:
+        save_legacy(out, generator, config)
+    shown = config.architecture
+    size = sum(p.numel() for p in generator.parameters()) / 1e6
+    print(
+        f"{out}: {shown['name']} of width {shown['width']}, {shown['norm']} norm, "
+        f"{config.in_channels} to {config.out_channels} channels, {size:.1f} M parameters, "
+        f"{config.direction}"
+    )
 
 
 @ops_app.command(name="list")

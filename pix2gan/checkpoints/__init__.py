@@ -9,16 +9,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pix2gan.checkpoints.legacy import load_legacy, save_legacy
+    from pix2gan.checkpoints.load import load_model
     from pix2gan.checkpoints.model_config import ModelConfig, Preprocessing
-    from pix2gan.checkpoints.native import load_model, save_model
+    from pix2gan.checkpoints.native import save_model
     from pix2gan.checkpoints.resolve import list_pretrained, resolve_model
 
 __all__ = [
     "ModelConfig",
     "Preprocessing",
     "list_pretrained",
+    "load_legacy",
     "load_model",
     "resolve_model",
+    "save_legacy",
     "save_model",
 ]
 
@@ -26,8 +30,10 @@ _HOME = {
     "ModelConfig": "model_config",
     "Preprocessing": "model_config",
     "list_pretrained": "resolve",
-    "load_model": "native",
+    "load_legacy": "legacy",
+    "load_model": "load",
     "resolve_model": "resolve",
+    "save_legacy": "legacy",
     "save_model": "native",
 }
 

@@ -36,6 +36,10 @@ _ANY_INTEGER_LIMIT = 4_096
 
 RESIZE_MODES = ("none", "fit")
 WEIGHTS_DTYPES = ("float32", "float16")
+STATISTICS = ("running", "image")
+
+# Fields that came after the first models were written: absent, they have their defaults.
+_LATER_FIELDS = ("statistics",)
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,9 @@ class ModelConfig:
         out_channels: Channels of its output.
         preprocessing: See `Preprocessing`.
         value_range: The values that black and white have inside the network.
+        statistics: What the batch norms of the network use in translation: the "running" statistics
+            of training, or each "image"'s own, as the original pix2pix does in its tests. Without
+            batch norms it says nothing.
         direction: "AtoB" or "BtoA": which way round the training data were used.
         method: How it was trained, e.g. "pix2pix".
         name: What the model is called.
@@ -88,6 +95,7 @@ class ModelConfig:
     out_channels: int = 3
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     value_range: tuple[float, float] = (-1.0, 1.0)
+    statistics: str = "running"
     direction: str = "AtoB"
     method: str = "pix2pix"
     name: str = ""
@@ -181,6 +189,7 @@ class _Reader:
             out_channels=self.integer("out_channels", fields["out_channels"], MAX_CHANNELS),
             preprocessing=self.preprocessing(fields["preprocessing"]),
             value_range=(low, high),
+            statistics=self.choice("statistics", fields["statistics"], STATISTICS),
             direction=self.choice("direction", fields["direction"], ("AtoB", "BtoA")),
             method=self.text("method", fields["method"]),
             name=self.text("name", fields["name"]),
@@ -239,6 +248,8 @@ class _Reader:
         return float(value[0]), float(value[1])
 
     def fields(self, of: type, values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+        defaults = {f.name: f.default for f in dataclasses.fields(of) if f.name in _LATER_FIELDS}
+        values = {**defaults, **values}
         names = [f.name for f in dataclasses.fields(of)]
         missing = [prefix + name for name in names if name not in values]
         unknown = [prefix + _short(key) for key in values if key not in names]

@@ -22,11 +22,12 @@ from pix2gan.checkpoints.model_config import WEIGHTS_DTYPES, ModelConfig
 from pix2gan.errors import CheckpointError
 from pix2gan.file_io import atomic_write
 from pix2gan.models import create_generator
+from pix2gan.models.blocks import ConvNormAct
 
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
 
-_PICKLED = (".pth", ".pt", ".ckpt", ".pkl", ".bin")
+_ARCHITECTURE = f"the architecture in {CONFIG_NAME}"
 # What the header of a weights file may say, for tensors that the network holds as floats.
 _FLOAT_TYPES = ("F32", "F16", "BF16", "F64")
 _NAMED_AT_MOST = 4
@@ -61,10 +62,11 @@ def save_model(
         dataclasses.replace(config, weights_dtype=dtype).to_dict(), folder / CONFIG_NAME
     )
     weights = {name: _storable(name, t, dtype) for name, t in generator.state_dict().items()}
-    _check_fit(
+    check_fit(
         {name: tuple(t.shape) for name, t in weights.items()},
-        _build(config, folder / CONFIG_NAME, allocate=False).state_dict(),
+        build_generator(config, folder / CONFIG_NAME, allocate=False).state_dict(),
         where=f"{folder}: the given generator",
+        what=_ARCHITECTURE,
     )
     folder.mkdir(parents=True, exist_ok=True)
     data, text = safetensors.torch.save(weights, metadata={"format": "pt"}), config.to_json()
@@ -76,7 +78,7 @@ def save_model(
     return folder
 
 
-def load_model(path: str | Path) -> tuple[nn.Module, ModelConfig]:
+def load_native(path: str | Path) -> tuple[nn.Module, ModelConfig]:
     """Load a model that `save_model` wrote.
 
     Args:
@@ -92,10 +94,13 @@ def load_model(path: str | Path) -> tuple[nn.Module, ModelConfig]:
     weights_path, config_path = locate(path)
     config = ModelConfig.read(config_path)
     shapes = _read_shapes(weights_path)
-    _check_fit(
-        shapes, _build(config, config_path, allocate=False).state_dict(), where=str(weights_path)
+    check_fit(
+        shapes,
+        build_generator(config, config_path, allocate=False).state_dict(),
+        where=str(weights_path),
+        what=_ARCHITECTURE,
     )
-    generator = _build(config, config_path, allocate=True)
+    generator = build_generator(config, config_path, allocate=True)
     _fill(generator.state_dict(keep_vars=True), weights_path)
     return generator.eval().requires_grad_(False), config
 
@@ -111,38 +116,24 @@ def locate(path: str | Path) -> tuple[Path, Path]:
         weights = path / WEIGHTS_NAME
         if not weights.is_file():
             others = sorted(p.name for p in path.glob("*.safetensors"))
-            pickled = sorted(p.name for p in path.iterdir() if p.suffix in _PICKLED)
-            if len(others) == 1:
-                weights = path / others[0]
-            elif not others and pickled:
-                raise _not_yet(path / pickled[0])
-            else:
+            if len(others) != 1:
                 raise CheckpointError(
                     f"{path} holds no {WEIGHTS_NAME}: a model is a folder with {WEIGHTS_NAME} and "
-                    f"{CONFIG_NAME}"
+                    f"{CONFIG_NAME}, or with the *_net_G.pth of an original repository"
                 )
+            weights = path / others[0]
         return weights, path / CONFIG_NAME
     if not path.exists():
         raise CheckpointError(f"{path} does not exist: give the folder of a model")
     if path.suffix == ".safetensors":
         return path, path.with_name(CONFIG_NAME)
-    if path.suffix in _PICKLED:
-        raise _not_yet(path)
     raise CheckpointError(
         f"{path} is not a model: give a folder with {WEIGHTS_NAME} and {CONFIG_NAME}, or the "
-        ".safetensors file in it"
+        ".safetensors file in it, or the .pth file of an original repository"
     )
 
 
-def _not_yet(path: Path) -> CheckpointError:
-    return CheckpointError(
-        f"{path} is a PyTorch checkpoint, and this version of pix2gan reads only its own format "
-        f"({WEIGHTS_NAME} with {CONFIG_NAME}); importing the original repositories' .pth files is "
-        "planned and not there yet"
-    )
-
-
-def _build(config: ModelConfig, where: Path, allocate: bool) -> nn.Module:
+def build_generator(config: ModelConfig, where: Path, allocate: bool) -> nn.Module:
     """The network that `config` describes, its weights without values or even without memory."""
     try:
         with _WithoutValues(allocate):
@@ -152,7 +143,7 @@ def _build(config: ModelConfig, where: Path, allocate: bool) -> nn.Module:
     except Exception as error:
         # Whatever a constructor thinks of options that come from a file, it is the file's fault.
         raise CheckpointError(
-            f"{where}: architecture cannot be built ({_one_line(error)}); correct it or take the "
+            f"{where}: architecture cannot be built ({one_line(error)}); correct it or take the "
             "file again from where the model came from"
         ) from error
     for name in ("in_channels", "out_channels"):
@@ -161,7 +152,15 @@ def _build(config: ModelConfig, where: Path, allocate: bool) -> nn.Module:
             raise CheckpointError(
                 f"{where}: {name} is {getattr(config, name)}, but the architecture has {built}"
             )
+    set_statistics(generator, config.statistics)
     return generator
+
+
+def set_statistics(generator: nn.Module, statistics: str) -> None:
+    """What the batch norms of a generator use out of training: "running" or "image"."""
+    for module in generator.modules():
+        if isinstance(module, ConvNormAct):
+            module.image_statistics = statistics == "image"
 
 
 class _WithoutValues(TorchFunctionMode):
@@ -219,9 +218,11 @@ def _storable(name: str, tensor: Tensor, dtype: str) -> Tensor:
     return tensor.clone(memory_format=torch.contiguous_format)
 
 
-def _check_fit(
-    found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, Tensor], where: str
+def check_fit(
+    found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, Tensor], where: str, what: str
 ) -> None:
+    """CheckpointError ("`where` does not fit `what`", and the tensors) unless names and shapes are
+    those that are wanted."""
     missing = [name for name in wanted if name not in found]
     unexpected = [name for name in found if name not in wanted]
     misshapen = [
@@ -239,9 +240,7 @@ def _check_fit(
         if names
     ]
     if complaints:
-        raise CheckpointError(
-            f"{where} does not fit the architecture in {CONFIG_NAME}: {'; '.join(complaints)}"
-        )
+        raise CheckpointError(f"{where} does not fit {what}: {'; '.join(complaints)}")
 
 
 def _some(names: list[str]) -> str:
@@ -289,13 +288,13 @@ def _unreadable(path: Path, error: Exception) -> CheckpointError:
     if isinstance(error, FileNotFoundError):
         return CheckpointError(f"{path} does not exist: give the folder of a model")
     if isinstance(error, OSError):
-        return CheckpointError(f"{path} cannot be read ({_one_line(error)})")
+        return CheckpointError(f"{path} cannot be read ({one_line(error)})")
     return CheckpointError(
-        f"{path} is damaged or not a safetensors file ({_one_line(error)}): take it again "
+        f"{path} is damaged or not a safetensors file ({one_line(error)}): take it again "
         "from where the model came from"
     )
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 160 else text[:157] + "..."

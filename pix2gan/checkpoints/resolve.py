@@ -15,6 +15,7 @@ from pathlib import Path
 from pix2gan.errors import CheckpointError
 
 _CONFIG_NAME = "config.json"
+_FILES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
 _HUB_ID = re.compile(
     r"(?P<repository>[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(@(?P<revision>[\w./-]+))?"
 )
@@ -30,13 +31,14 @@ def list_pretrained() -> list[str]:
     return sorted(path.parent.name for path in pretrained_folder().glob(f"*/{_CONFIG_NAME}"))
 
 
-def resolve_model(model: str | os.PathLike[str]) -> Path:
+def resolve_model(model: str | os.PathLike[str], direction: str | None = None) -> Path:
     """The folder or file that `model` means, ready for `load_model`.
 
     Args:
         model: A bundled name ("sketch2motorbike"), the folder of a model or of a training run, a
-            `.safetensors` file, or a hub id "org/name" or "org/name@revision". A `Path` is only
-            ever a path; write "./name" for a folder that is called like a bundled model.
+            `.safetensors` or `.pth` file, or a hub id "org/name" or "org/name@revision". A `Path`
+            is only ever a path; write "./name" for a folder that is called like a bundled model.
+        direction: "AtoB" or "BtoA": which model of a run that has several.
 
     Raises:
         CheckpointError: If nothing is found; lists the bundled names and what comes closest.
@@ -50,16 +52,17 @@ def resolve_model(model: str | os.PathLike[str]) -> Path:
         return pretrained_folder() / model
     path = Path(model).expanduser()
     if path.exists():
-        return _model_of_run(path)
+        return _model_of_run(path, direction)
     hub = _HUB_ID.fullmatch(model) if isinstance(model, str) else None
     # "runs/modl" beside a folder "runs" is a slip of the fingers, not a reason to ask the network.
-    if hub is not None and not path.parent.is_dir() and path.suffix != ".safetensors":
+    if hub is not None and not path.parent.is_dir() and path.suffix not in _FILES:
         return _download(hub["repository"], hub["revision"])
     raise CheckpointError(_not_found(model, path))
 
 
-def _model_of_run(path: Path) -> Path:
-    """`path` itself, or the `model/` in it where `path` is a run of `pix2gan train`."""
+def _model_of_run(path: Path, direction: str | None) -> Path:
+    """`path` itself, or the model in it where `path` is a run of `pix2gan train`: `model/`, or of
+    several, as CycleGAN leaves them, the one that is called like the direction."""
     if not path.is_dir() or (path / _CONFIG_NAME).exists() or any(path.glob("*.safetensors")):
         return path
     if (path / "model").is_dir():
@@ -67,10 +70,12 @@ def _model_of_run(path: Path) -> Path:
     models = sorted(p for p in path.glob("model_*") if (p / _CONFIG_NAME).exists())
     if len(models) == 1:
         return models[0]
+    if direction is not None and path / f"model_{direction}" in models:
+        return path / f"model_{direction}"
     if models:
         raise CheckpointError(
-            f"{path} is a training run with {len(models)} models: name one of them, "
-            f"{' or '.join(map(str, models))}"
+            f"{path} is a training run with {len(models)} models: give a direction, or name one of "
+            f"them, {' or '.join(map(str, models))}"
         )
     if (path / "checkpoints").is_dir():
         raise CheckpointError(

@@ -138,8 +138,15 @@ class ConvNormAct(nn.Module):
 
     A bias in front of an instance norm is cancelled by it. It is kept, because the architectures
     of the papers count it and their checkpoints hold it, but frozen and never read: no pass over
-    memory, no gradient of rounding noise for the optimizer to follow.
+    memory, no gradient of rounding noise for the optimizer to follow. One in front of a batch norm
+    (pix2pixHD's have it) counts where running statistics normalise, and is added.
+
+    ``image_statistics``: out of training, a batch norm normalises each image by its own statistics
+    and not by the running ones. That is what a batch norm in training mode makes of a batch of one,
+    and how the original pix2pix is tested.
     """
+
+    image_statistics = False
 
     def __init__(
         self,
@@ -168,10 +175,15 @@ class ConvNormAct(nn.Module):
         # x: [N, C, H, W] with self.border -> [N, O, H', W'] with border; residual: [N, O, H', W']
         x = self.conv(x)
         dropping = self.dropout and self.training
-        if self.norm == "instance":
+        scale = self.batch_norm
+        if self.norm == "instance" or (
+            scale is not None and self.image_statistics and not self.training
+        ):
             fused = NO_BORDER if dropping else border
             x = ops.instance_norm_act(
                 x,
+                None if scale is None else scale.weight,
+                None if scale is None else scale.bias,
                 act=self.act,
                 alpha=LEAKY_SLOPE,
                 residual=residual,
@@ -182,8 +194,8 @@ class ConvNormAct(nn.Module):
                 return x
         else:
             bias = self.conv.bias
-            if self.batch_norm is not None:
-                x = self.batch_norm(x)
+            if scale is not None:
+                x = scale(x if bias is None else ops.bias_act(x, bias, act="linear", gain=1))
                 bias = None
             x = ops.bias_act(x, bias, act=self.act, alpha=LEAKY_SLOPE, gain=1)
             if residual is not None:

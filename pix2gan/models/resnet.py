@@ -1,6 +1,7 @@
 """The ResNet generator of CycleGAN (Zhu et al., "Unpaired Image-to-Image Translation using
 Cycle-Consistent Adversarial Networks", 2017; after Johnson et al., 2016), with CUT's antialiased
-resampling as an option."""
+resampling as an option; with four halvings it is pix2pixHD's global generator (Wang et al.,
+"High-Resolution Image Synthesis and Semantic Manipulation with Conditional GANs", 2018)."""
 
 from __future__ import annotations
 
@@ -20,8 +21,6 @@ from .options import (
     check_count,
     check_switch,
 )
-
-NUM_DOWNS = 2
 
 
 class ResidualBlock(nn.Module):
@@ -47,17 +46,19 @@ class ResidualBlock(nn.Module):
 
 
 class ResNet(Generator):
-    """A 7x7 convolution, two halvings, ``num_blocks`` residual blocks, two doublings, 7x7, tanh.
+    """A 7x7 convolution, halvings, ``num_blocks`` residual blocks, as many doublings, 7x7, tanh.
 
-    Channels: ``width``, 2 ``width``, 4 ``width`` and back. ``padding`` borders the 7x7 convolutions
-    and those of the blocks. ``downsampling``: "strided" (3x3, stride 2) or "blur" (3x3, norm, relu,
-    antialiasing filter). ``upsampling``: "transposed" (3x3, stride 2), "nearest" (then 3x3,
-    bordered by ``padding``) or "blur" (filter, then 3x3). ``dropout`` acts inside the blocks, in
-    training mode only.
+    Channels: ``width``, doubled by each of the ``num_downs`` halvings, and back. Convolutions in
+    front of a batch norm have no bias unless ``norm_bias`` is set. ``padding`` borders the 7x7
+    convolutions and those of the blocks. ``downsampling``: "strided" (3x3, stride 2) or "blur"
+    (3x3, norm, relu, antialiasing filter). ``upsampling``: "transposed" (3x3, stride 2), "nearest"
+    (then 3x3, bordered by ``padding``) or "blur" (filter, then 3x3). ``dropout`` acts inside the
+    blocks, in training mode only.
 
-    Stages, with b = num_blocks: 0 the input; 1 the first convolution; 2 and 3 the halvings; 4 to
-    b + 3 the blocks; b + 4 and b + 5 the doublings; b + 6 the output image. CUT's default layers
-    (0, 4, 8, 12, 16 of its nine-block network) correspond to stages 0, 2, 3, 4 and 8.
+    Stages, for two halvings and b = num_blocks: 0 the input; 1 the first convolution; 2 and 3 the
+    halvings; 4 to b + 3 the blocks; b + 4 and b + 5 the doublings; b + 6 the output image. CUT's
+    default layers (0, 4, 8, 12, 16 of its nine-block network) correspond to stages 0, 2, 3, 4 and
+    8.
     """
 
     def __init__(
@@ -73,6 +74,8 @@ class ResNet(Generator):
         upsampling: str = "transposed",
         padding: str = "reflect",
         num_blocks: int = 9,
+        num_downs: int = 2,
+        norm_bias: bool = False,
     ) -> None:
         super().__init__()
         self.config = {
@@ -86,11 +89,13 @@ class ResNet(Generator):
             "upsampling": check_choice("upsampling", upsampling, UPSAMPLINGS),
             "padding": check_choice("padding", padding, PADDINGS),
             "num_blocks": check_count("num_blocks", num_blocks, minimum=0),
+            "num_downs": check_count("num_downs", num_downs),
+            "norm_bias": check_switch("norm_bias", norm_bias),
         }
-        self.multiple = 2**NUM_DOWNS
+        self.multiple = 2**num_downs
         # A reflected border of 1 in the blocks needs planes of at least 2x2
         self.minimum_size = self.multiple * (2 if padding == "reflect" and num_blocks else 1)
-        channels = [width * 2**level for level in range(NUM_DOWNS + 1)]
+        channels = [width * 2**level for level in range(num_downs + 1)]
         self.stage_channels = (
             in_channels,
             *channels,
@@ -99,7 +104,7 @@ class ResNet(Generator):
             out_channels,
         )
 
-        bias = norm != "batch"
+        bias = norm_bias or norm != "batch"
         stem = PaddedConv2d(in_channels, width, 7, padding=padding, bias=bias)
         head = PaddedConv2d(width, out_channels, 7, padding=padding, bias=True)
         self.stem = ConvNormAct(stem, norm=norm, act="relu")
@@ -113,7 +118,7 @@ class ResNet(Generator):
                 act="relu",
                 bias=bias,
             )
-            for level in range(NUM_DOWNS)
+            for level in range(num_downs)
         )
         self.blocks = nn.ModuleList(
             ResidualBlock(channels[-1], norm=norm, padding=padding, dropout=dropout, bias=bias)
@@ -130,15 +135,16 @@ class ResNet(Generator):
                 act="relu",
                 bias=bias,
             )
-            for level in reversed(range(NUM_DOWNS))
+            for level in reversed(range(num_downs))
         )
-        self.head = ConvNormAct(head, norm="none", act="tanh")
+        self.head: ConvNormAct | None = ConvNormAct(head, norm="none", act="tanh")
         initialise(self)
 
     def run_stages(self, x: Tensor, wanted: Collection[int]) -> dict[int, Tensor]:
         last = max(wanted)
         found = {0: x}
-        stages = [self.stem, *self.downs, *self.blocks, *self.ups, self.head][:last]
+        head = [self.head] if self.head is not None else []
+        stages = [self.stem, *self.downs, *self.blocks, *self.ups, *head][:last]
         borders = [stage.border for stage in stages] + [NO_BORDER]
         x = pad(x, borders[0])
         for number, stage in enumerate(stages, start=1):

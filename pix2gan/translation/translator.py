@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from pix2gan.checkpoints.load import load_model
 from pix2gan.checkpoints.model_config import ModelConfig
-from pix2gan.checkpoints.native import load_model
 from pix2gan.checkpoints.resolve import resolve_model
 from pix2gan.data.image_io import to_uint8
 from pix2gan.errors import BadImageError, ConfigError
@@ -76,20 +76,31 @@ class Translator:
         *,
         device: str | torch.device | None = None,
         dtype: str | None = None,
+        direction: str | None = None,
+        statistics: str | None = None,
     ) -> Translator:
         """Load a translator.
 
         Args:
             model: The name of a bundled model, the folder of a model or of a training run, a
-                `.safetensors` file with its `config.json` beside it, or a hub id "org/name".
+                `.safetensors` file with its `config.json` beside it, a `.pth` file of the original
+                pix2pix, CycleGAN, CUT or pix2pixHD or the folder that holds it, or a hub id
+                "org/name".
             device: See `Translator`.
             dtype: See `Translator`.
+            direction: "AtoB" or "BtoA": which generator is meant where there are two, as
+                CycleGAN's.
+            statistics: What batch norms use: the "running" statistics of training or each
+                "image"'s own; by default what the model's config says, and for the original
+                repositories' files "image", as these test.
 
         Raises:
             CheckpointError: If there is no such model or its files are damaged.
             ConfigError: If the device or the dtype is unknown or absent.
         """
-        return cls(*load_model(resolve_model(model)), device=device, dtype=dtype)
+        path = resolve_model(model, direction)
+        loaded = load_model(path, direction=direction, statistics=statistics)
+        return cls(*loaded, device=device, dtype=dtype)
 
     def __call__(
         self,

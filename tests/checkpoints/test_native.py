@@ -253,6 +253,6 @@ def test_pickles_are_neither_loaded_nor_run(
     monkeypatch.chdir(tmp_path)
     Path(name).write_bytes(pickle.dumps(_Evil()))
     for path in (Path(name), Path()):
-        with pytest.raises(CheckpointError, match=r"planned and not there yet"):
+        with pytest.raises(CheckpointError, match=r"refused|holds no model|is not a model"):
             load_model(path)
     assert not Path("executed").exists()

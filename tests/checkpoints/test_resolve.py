@@ -109,7 +109,10 @@ def test_a_run_with_several_models_asks_for_one(model: Path, tmp_path: Path) -> 
     shutil.copytree(model, run / "model_AtoB")
     assert resolve_model(run) == run / "model_AtoB"
     shutil.copytree(model, run / "model_BtoA")
-    message = r"2 models: name one of them, .*run/model_AtoB or .*run/model_BtoA$"
+    message = (
+        r"2 models: give a direction, or name one of them, .*run/model_AtoB or .*run/model_BtoA$"
+    )
     with pytest.raises(CheckpointError, match=message):
         resolve_model(run)
     assert resolve_model(run / "model_BtoA") == run / "model_BtoA"
+    assert resolve_model(run, "BtoA") == run / "model_BtoA"

@@ -24,6 +24,11 @@ CONFIGURATIONS = [
         ("transposed", "nearest", "blur"),
     )
 ]
+CONFIGURATIONS += [
+    {"name": "pix2pixhd_enhancer", **TINY, "num_downs": 1, "num_blocks": 1, "norm": norm, **more}
+    for norm in ("instance", "batch")
+    for more in ({}, {"num_enhancers": 2, "enhancer_blocks": 1})
+]
 
 
 def label(config) -> str:
@@ -60,7 +65,16 @@ def test_list_models_matches_patterns():
     assert list_models("*unet*") == ["unet128", "unet256", "unet512"]
     assert list_models("resnet?") == ["resnet6", "resnet9"]
     assert list_models("nothing*") == []
-    assert set(list_models()) == {"unet128", "unet256", "unet512", "resnet6", "resnet9"}
+    names = {
+        "unet128",
+        "unet256",
+        "unet512",
+        "resnet6",
+        "resnet9",
+        "pix2pixhd",
+        "pix2pixhd_enhancer",
+    }
+    assert set(list_models()) == names
 
 
 @pytest.mark.parametrize(
@@ -154,7 +168,7 @@ def test_unknown_stages_are_named(layer):
         ("resnet8", {}, r"no generator called 'resnet8' \(did you mean 'resnet"),
         ("unet256", {"widht": 3}, r"no option 'widht' \(did you mean 'width'\?\); its options are"),
         ("unet256", {"num_blocks": 3}, "no option 'num_blocks'"),
-        ("resnet9", {"num_downs": 3}, "no option 'num_downs'"),
+        ("resnet9", {"max_width_factor": 3}, "no option 'max_width_factor'"),
         ("resnet9", {"name_": 3}, "no option 'name_'"),
         ("unet256", {"norm": "instanse"}, r"norm .*'instanse' \(did you mean 'instance'\?\)"),
         ("unet256", {"norm": None}, "norm cannot be None"),

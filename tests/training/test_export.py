@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pix2gan.checkpoints.native import load_model
+from pix2gan.checkpoints.load import load_model
 from pix2gan.training.export import export_model
 from pix2gan.training.methods import find_method
 

@@ -18,7 +18,7 @@ import torch
 import yaml
 from PIL import Image
 
-from pix2gan.checkpoints.native import load_model
+from pix2gan.checkpoints.load import load_model
 from pix2gan.errors import CheckpointError, ConfigError, DataError, Pix2ganError
 from pix2gan.training import TrainConfig, train
 from pix2gan.training.checkpointing import CheckpointFolder, load_checkpoint
