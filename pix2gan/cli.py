@@ -127,6 +127,7 @@ def translate(
     resize: Literal["none", "fit"] | None = None,
     workers: int | None = None,
     progress: bool | None = None,
+    provenance: bool = True,
     device: str | None = None,
     dtype: Literal["float32", "bfloat16"] | None = None,
     direction: Literal["AtoB", "BtoA"] | None = None,
@@ -163,6 +164,8 @@ def translate(
         Threads that decode, and as many that encode.
     progress
         A bar on a terminal and lines elsewhere, if not given.
+    provenance
+        Let outputs say that a trained algorithm made them, and which (XMP).
     device
         cpu, cuda, cuda:1, ...; the GPU where there is one if not given.
     dtype
@@ -194,6 +197,7 @@ def translate(
         resize=resize,
         workers=workers,
         progress=progress,
+        provenance=provenance,
     )
     print(report)
     return SOME_FAILED if report.failed else DONE

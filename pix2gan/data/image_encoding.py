@@ -21,15 +21,17 @@ def encode_image(
     quality: int = 95,
     icc_profile: bytes | None = None,
     dpi: tuple[float, float] | None = None,
+    xmp: bytes | None = None,
 ) -> bytes:
-    """The bytes of an image file; ``format`` is "PNG", "JPEG", "WEBP", "TIFF" or "BMP"."""
+    """The bytes of an image file; ``format`` is "PNG", "JPEG", "WEBP", "TIFF" or "BMP", the last of
+    which has no place for ``xmp``."""
     image = with_channels(image)
     channels = image.shape[2]
     icc_profile = _profile_for(icc_profile, channels)
     if format == "TIFF" and (image.dtype != np.uint8 or channels > 4):
-        return _encode_tiff(image, icc_profile, dpi)
+        return _encode_tiff(image, icc_profile, dpi, xmp)
     if format == "PNG" and image.dtype == np.uint16 and channels in {1, 2, 3, 4}:
-        return _encode_deep_png(image, icc_profile, dpi)
+        return _encode_deep_png(image, icc_profile, dpi, xmp)
     holds = {"PNG": 4, "TIFF": 4, "WEBP": 4, "JPEG": 3, "BMP": 4}.get(format, 0)
     if image.dtype != np.uint8 or channels > holds or (format == "JPEG" and channels == 2):
         raise ConfigError(
@@ -49,12 +51,39 @@ def encode_image(
     if format == "JPEG":
         options |= {"quality": quality, "subsampling": 0 if quality >= 90 else 2}
     if format == "WEBP":
-        options |= {"quality": quality}
+        options |= {"quality": quality, "xmp": xmp or b""}
     if format == "TIFF":
         options |= {"compression": "tiff_adobe_deflate"}
+        options |= {"tiffinfo": {_TIFF_XMP: xmp}} if xmp else {}
     buffer = io.BytesIO()
     pil.save(buffer, format, **options)
-    return buffer.getvalue()
+    data = buffer.getvalue()
+    if xmp and format == "PNG":
+        return data[:_PNG_HEADER] + _png_xmp(xmp) + data[_PNG_HEADER:]
+    if xmp and format == "JPEG":
+        return _with_jpeg_xmp(data, xmp)
+    return data
+
+
+# Bytes before the first chunk that may be ours: the signature and IHDR.
+_PNG_HEADER = 8 + 25
+_TIFF_XMP = 700
+_TIFF_BYTES = 1
+
+
+def _png_xmp(xmp: bytes) -> bytes:
+    # keyword, not compressed, no language, no translated keyword (XMP specification, part 3)
+    return make_png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp)
+
+
+def _with_jpeg_xmp(data: bytes, xmp: bytes) -> bytes:
+    """XMP as an APP1 segment, behind the JFIF header where there is one."""
+    content = b"http://ns.adobe.com/xap/1.0/\0" + xmp
+    start = 2
+    if data[2:4] == b"\xff\xe0":
+        start += 2 + int.from_bytes(data[4:6], "big")
+    segment = b"\xff\xe1" + struct.pack(">H", 2 + len(content)) + content
+    return data[:start] + segment + data[start:]
 
 
 def _profile_for(profile: bytes | None, channels: int) -> bytes | None:
@@ -62,7 +91,9 @@ def _profile_for(profile: bytes | None, channels: int) -> bytes | None:
     return profile if profile and channels <= 4 and profile[16:20] == space else None
 
 
-def _encode_tiff(image: Array, icc_profile: bytes | None, dpi: tuple[float, float] | None) -> bytes:
+def _encode_tiff(
+    image: Array, icc_profile: bytes | None, dpi: tuple[float, float] | None, xmp: bytes | None
+) -> bytes:
     import tifffile
 
     channels = image.shape[2]
@@ -78,12 +109,13 @@ def _encode_tiff(image: Array, icc_profile: bytes | None, dpi: tuple[float, floa
         resolution=dpi,
         resolutionunit="INCH" if dpi else None,
         metadata=None,
+        extratags=[(_TIFF_XMP, _TIFF_BYTES, len(xmp), xmp, True)] if xmp else (),
     )
     return buffer.getvalue()
 
 
 def _encode_deep_png(
-    image: Array, icc_profile: bytes | None, dpi: tuple[float, float] | None
+    image: Array, icc_profile: bytes | None, dpi: tuple[float, float] | None, xmp: bytes | None
 ) -> bytes:
     """16-bit PNG of any channel count; profile and resolution are put behind the header."""
     import imagecodecs
@@ -96,5 +128,6 @@ def _encode_deep_png(
     if dpi:
         per_metre = [round(value / 0.0254) for value in dpi]
         extra += make_png_chunk(b"pHYs", struct.pack(">IIB", *per_metre, 1))
-    end_of_header = 8 + 25  # signature, IHDR
-    return data[:end_of_header] + extra + data[end_of_header:]
+    if xmp:
+        extra += _png_xmp(xmp)
+    return data[:_PNG_HEADER] + extra + data[_PNG_HEADER:]

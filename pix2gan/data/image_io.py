@@ -207,6 +207,7 @@ def save_image(
     quality: int = 95,
     icc_profile: bytes | None = None,
     dpi: tuple[float, float] | None = None,
+    xmp: bytes | None = None,
 ) -> None:
     """Write an image so that ``path`` is never half-written.
 
@@ -216,6 +217,7 @@ def save_image(
         quality: 1 to 100, for JPEG and WebP.
         icc_profile: Embedded where the format can and the profile fits the channels.
         dpi: Resolution, embedded where the format can.
+        xmp: An XMP packet, embedded where the format can (not in BMP).
 
     Raises:
         ConfigError: If the format cannot hold such an image; nothing is silently reduced.
@@ -226,7 +228,9 @@ def save_image(
         raise ConfigError(
             f"Cannot write {os.fspath(path)}: choose a name that ends in {', '.join(_WRITERS)}."
         )
-    data = encode_image(image, _WRITERS[suffix], quality=quality, icc_profile=icc_profile, dpi=dpi)
+    data = encode_image(
+        image, _WRITERS[suffix], quality=quality, icc_profile=icc_profile, dpi=dpi, xmp=xmp
+    )
     with atomic_write(path) as file:
         file.write(data)
 

@@ -39,6 +39,7 @@ from pix2gan.folder_lock import only_run_in
 from pix2gan.translation.inputs import as_unit_range
 from pix2gan.translation.processing import Array, FloatArray, Prepared
 from pix2gan.translation.progress import FolderProgress
+from pix2gan.translation.provenance import xmp_packet
 from pix2gan.translation.targets import (
     FORMATS,
     Job,
@@ -109,6 +110,7 @@ class FolderOptions:
     resize: str | None = None
     workers: int | None = None
     progress: bool | None = None
+    provenance: bool = True
 
     def check(self, channels: int) -> None:
         """ConfigError if a value makes no sense for a model with so many output channels."""
@@ -150,6 +152,7 @@ def translate_folder(
     resize: str | None = None,
     workers: int | None = None,
     progress: bool | None = None,
+    provenance: bool = True,
 ) -> FolderReport:
     """Translate every image in a folder into another folder of the same structure.
 
@@ -168,6 +171,8 @@ def translate_folder(
         resize: "none" or "fit", by default as the model's config says.
         workers: Threads that decode, and as many that encode.
         progress: False shows nothing; by default a bar on a terminal and lines elsewhere.
+        provenance: Let outputs say that a trained algorithm made them, and which (XMP, see
+            `pix2gan.translation.provenance`).
 
     Returns:
         What was done, skipped and failed. A bad image is reported there and stops nothing.
@@ -187,6 +192,7 @@ def translate_folder(
         resize=resize,
         workers=workers,
         progress=progress,
+        provenance=provenance,
     )
     options.check(translator.config.out_channels)
     source, out = _paths(source, out)
@@ -356,6 +362,7 @@ class _FolderRun:
         self.out = out
         self.options = options
         self.report = FolderReport(out=out)
+        self.xmp = xmp_packet(translator.config) if options.provenance else None
         self.workers = options.workers or min(4, os.cpu_count() or 1)
         self.most_ahead = 2 * options.batch_size + self.workers
         self.ahead = self.workers
@@ -541,6 +548,7 @@ class _FolderRun:
             # The colours of a drawing's profile mean nothing for the photo made of it.
             icc_profile=None if sketch else image.info.icc_profile,
             dpi=image.info.dpi,
+            xmp=self.xmp,
         )
 
     def _make_folder(self, folder: Path) -> None:
