@@ -113,9 +113,7 @@ def run_case(
 def usable_backends(device: torch.device) -> str:
     """The backends that the ops may run on, or the one that is forced."""
     return os.environ.get("PIX2GAN_BACKEND") or ", ".join(
-        status.name
-        for status in ops.list_backends()
-        if status.available and device.type in status.devices
+        status.name for status in ops.list_backends() if status.runs_on(device.type)
     )
 
 

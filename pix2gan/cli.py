@@ -21,6 +21,7 @@ from cyclopts.config import Dict
 
 from pix2gan import __version__
 from pix2gan.errors import ConfigError, Pix2ganError
+from pix2gan.ops_commands import ops_app
 from pix2gan.training.config import TrainConfig, check_names, read_yaml
 from pix2gan.training.method_options import CycleGANConfig, Pix2PixConfig
 
@@ -92,7 +93,6 @@ train_app = App(
     config=(_layer_config_file, _refuse_empty_paths),
     sort_key=2,
 )
-ops_app = App(name="ops", help="Show what computes the ops on this machine.", sort_key=4)
 app.command(train_app)
 app.command(ops_app)
 
@@ -317,25 +317,6 @@ def convert(
         f"{config.in_channels} to {config.out_channels} channels, {size:.1f} M parameters, "
         f"{config.direction}"
     )
-
-
-@ops_app.command(name="list")
-def list_ops() -> None:
-    """List the backends, whether they run here, and which ops each one computes."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from pix2gan import ops
-
-    backends = ops.list_backends()
-    table = Table("primitive", *(backend.name for backend in backends), box=None)
-    for primitive in ops.dispatch.primitives():
-        marks = ("yes" if primitive in backend.primitives else "-" for backend in backends)
-        table.add_row(primitive, *marks)
-    Console().print(table)
-    for backend in backends:
-        state = "available" if backend.available else f"not available: {backend.reason}"
-        print(f"{backend.name} ({', '.join(backend.devices)}): {state}")
 
 
 @app.command(sort_key=5)

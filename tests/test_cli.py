@@ -466,18 +466,6 @@ def test_models_lists_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert "  resnet9\n" in out
 
 
-def test_ops_list_shows_the_reference_with_every_primitive(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert cli.main(["ops", "list"]) == 0
-    out = capsys.readouterr().out
-    rows = {line.split()[0]: line.split() for line in out.splitlines() if line.strip()}
-    column = rows["primitive"].index("reference")
-    for primitive in ("bias_act", "upfirdn2d", "instance_norm_act", "scaled_conv2d"):
-        assert rows[primitive][column] == "yes"
-    assert "reference (" in out
-
-
 def test_doctor_names_versions_backends_and_a_broken_compiler() -> None:
     result = run("doctor", CXX="/bin/false")
     assert result.returncode == 0, result.stderr

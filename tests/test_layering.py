@@ -35,8 +35,9 @@ ALLOWED = {
     "demo": NETWORKS | {"translation"},
     "app": NETWORKS | {"translation", "evaluation", "export"},
     "doctor": NETWORKS | {"translation"},
+    "ops_commands": {"ops"} | GROUND,
     "cli": NETWORKS
-    | {"training", "translation", "evaluation", "export", "demo", "app", "doctor", "ops"},
+    | {"training", "translation", "evaluation", "export", "demo", "app", "doctor", "ops_commands"},
     "__main__": {"cli"},
 }
 

@@ -32,12 +32,12 @@ from typing import Any
 import torch
 import torch._functorch.config as functorch_config
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import pix2gan
 import pix2gan.ops as public
 from pix2gan.ops import dispatch
 from pix2gan.ops.device_name import device_name
+from pix2gan.ops.primitive_calls import PrimitiveCalls
 from pix2gan.ops.timing import Timing, time_interleaved
 from pix2gan.ops.workloads import OPS, Workload, workloads
 
@@ -191,7 +191,7 @@ def measure(
         try:
             with around():
                 call, output = _prepared(function, workload, direction)
-                with _Primitives() as primitives:
+                with PrimitiveCalls() as primitives:
                     found = list(call())
         except Exception as error:  # whatever keeps a contestant from running
             left_out[name] = f"{type(error).__name__}: {_first_line(error)}"
@@ -205,11 +205,11 @@ def measure(
             if not difference <= _AGREEMENT[workload.dtype]:
                 left_out[name] = f"its result differs from the reference's by {difference:.2g}"
                 continue
-            others = primitives.not_of(name) if name in backends else []
+            others = primitives.left_by(name) if name in backends else []
+            if others and not primitives.taken_by(name):
+                left_out[name] = f"it does not compute {', '.join(others)} of this"
+                continue
             if others:
-                if len(others) == len(primitives.calls):
-                    left_out[name] = f"it does not compute {', '.join(others)} of this"
-                    continue
                 fallen_through[name] = others
         calls[name], within[name] = call, around
     if y is None:
@@ -296,32 +296,6 @@ def _prepared(
     return backward, y.detach()
 
 
-class _Primitives(TorchDispatchMode):
-    """Takes down which primitives are called."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.calls: dict[str, tuple[Any, ...]] = {}  # the arguments of a primitive's last call
-
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        namespace, _, name = func.name().partition("::")
-        if namespace == "pix2gan":
-            self.calls[name] = args
-        return func(*args, **(kwargs or {}))
-
-    def not_of(self, backend: str) -> list[str]:
-        """The primitives that a backend has left to the reference."""
-        return [
-            name for name, args in self.calls.items() if not dispatch.takes(backend, name, args)
-        ]
-
-
 def _difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     """The largest difference, each tensor's divided by its largest element."""
     worst = 0.0
@@ -373,6 +347,41 @@ def bench(
                             compiled=compiled,
                             seconds=seconds,
                         )
+
+
+def count(ops: Sequence[str], dtypes: Sequence[torch.dtype], layouts: Sequence[str]) -> int:
+    """How many measurements ``bench`` makes."""
+    each = sum(1 for _ in workloads(ops, shrink=16))
+    return each * len(dtypes) * len(layouts) * len(DIRECTIONS)
+
+
+def table(
+    measurements: Sequence[Measurement], device: torch.device | str, rates: DeviceRates
+) -> str:
+    """A row for each measurement: milliseconds, and shares of what the device can do."""
+    names = list(dict.fromkeys(name for m in measurements for name in m.timings if name != COPY))
+    first = [STOCK, COMPILED, VENDOR, dispatch.LAST_RESORT]
+    names.sort(key=lambda name: (name in first, first.index(name) if name in first else 0))
+    products = ", ".join(
+        f"{rate:.3g} TFLOP/s in {str(dtype).removeprefix('torch.')}"
+        for dtype, rate in rates.matrix_tflop_s.items()
+    )
+    lines = [
+        f"{device_name(device)}: copies {rates.copy_gb_s:.3g} GB/s, multiplies matrices at "
+        f"{products}",
+        "",
+        f"{'milliseconds, share of that':60}" + "".join(f"{name:>18}" for name in names),
+    ]
+    for m in measurements:
+        label = f"{m.workload}, {m.direction}, {m.dtype}"
+        label += "" if m.layout == "contiguous" else f", {m.layout}"
+        cells = [
+            f"{m.timings[name].ms:.3g} ({m.share(name):.0%})" if name in m.timings else "-"
+            for name in names
+        ]
+        lines.append(f"{label:60}" + "".join(f"{cell:>18}" for cell in cells))
+    reasons = {f"{name}: {why}" for m in measurements for name, why in m.left_out.items()}
+    return "\n".join([*lines, *(f"not timed: {reason}" for reason in sorted(reasons))])
 
 
 def report(

@@ -45,7 +45,8 @@ class Case:
         """The arguments for data of ``dtype``, parameters in the accumulation dtype."""
         data = DATA_ARGUMENTS[self.primitive]
         return tuple(
-            a.to(device=device, dtype=dtype if i in data else accumulation_dtype(dtype))
+            # first the dtype: a device need not know float64
+            a.to(dtype if i in data else accumulation_dtype(dtype)).to(device)
             if isinstance(a, Tensor)
             else a
             for i, a in enumerate(self.args)
@@ -464,7 +465,7 @@ class OpCase:
         """The tensors: x, residual and noise in ``dtype``, parameters in the accumulation dtype."""
         data = ("x", "residual", "noise")
         return {
-            name: t.to(device=device, dtype=dtype if name in data else accumulation_dtype(dtype))
+            name: t.to(dtype if name in data else accumulation_dtype(dtype)).to(device)
             for name, t in self.tensors.items()
         }
 

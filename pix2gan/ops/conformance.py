@@ -31,8 +31,9 @@ from pix2gan.errors import BackendError
 from pix2gan.ops import dispatch
 from pix2gan.ops.cases import DATA_ARGUMENTS, Case, OpCase, cases, op_cases
 from pix2gan.ops.layout import memory_format
+from pix2gan.ops.primitive_calls import PrimitiveCalls
 
-__all__ = ["SUBJECTS", "Result", "cases", "check", "failures", "op_cases", "table"]
+__all__ = ["SUBJECTS", "Result", "cases", "check", "failures", "line", "op_cases", "table"]
 
 SUBJECTS = (
     *DATA_ARGUMENTS,
@@ -48,7 +49,8 @@ Status = Literal["passed", "failed", "unsupported"]
 
 @dataclass(frozen=True)
 class Result:
-    """One check. ``unsupported``: the backend does not take this, and forcing it raises."""
+    """One check. ``unsupported``: the backend does not take this, and forcing it raises; or it has
+    none of the primitives that an op comes to."""
 
     subject: str  # one of SUBJECTS: a primitive, or "op " and a public op
     case: str
@@ -61,6 +63,13 @@ class Result:
 def failures(results: Sequence[Result]) -> list[Result]:
     """The results that are failures."""
     return [r for r in results if r.status == "failed"]
+
+
+def line(result: Result) -> str:
+    """A failure in one line: of an exception, its last."""
+    dtype = str(result.dtype).removeprefix("torch.")
+    what = (result.message.splitlines() or [""])[-1]
+    return f"{result.subject} [{result.case}] {dtype} {result.layout}: {what}"
 
 
 def table(results: Sequence[Result]) -> str:
@@ -82,25 +91,32 @@ def check(
     dtypes: Sequence[torch.dtype] = DTYPES,
     *,
     subjects: Sequence[str] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Result]:
     """Checks a registered backend.
 
     ``subjects``, out of ``SUBJECTS``, are what to check, by default everything. A backend need not
     implement every primitive nor take every dtype; what it does not is reported as unsupported.
-    Raises ``BackendError`` where the backend is unknown or cannot run.
+    ``progress`` is told how many of the calls are done. Raises ``BackendError`` where the backend
+    is unknown or cannot run.
     """
     module = dispatch.load_backend(backend)
-    results: list[Result] = []
+    calls: list[tuple[torch.dtype, Case | OpCase]] = []
     for subject in SUBJECTS if subjects is None else subjects:
         if subject not in SUBJECTS:
             raise ValueError(f"there is no {subject!r} to check, only {', '.join(SUBJECTS)}")
-        for dtype in dtypes:
-            if subject in DATA_ARGUMENTS:
-                for case in cases(subject):
-                    results.extend(_check_primitive(backend, module, case, dtype, device))
-            else:
-                for op_case in op_cases(subject.removeprefix("op ")):
-                    results.extend(_check_op(backend, op_case, dtype, device))
+        samples: Sequence[Case | OpCase] = (
+            cases(subject) if subject in DATA_ARGUMENTS else op_cases(subject.removeprefix("op "))
+        )
+        calls += [(dtype, sample) for dtype in dtypes for sample in samples]
+    results: list[Result] = []
+    for done, (dtype, sample) in enumerate(calls):
+        progress(done, len(calls))
+        if isinstance(sample, Case):
+            results.extend(_check_primitive(backend, module, sample, dtype, device))
+        else:
+            results.extend(_check_op(backend, sample, dtype, device))
+    progress(len(calls), len(calls))
     return results
 
 
@@ -210,7 +226,8 @@ class _Guarded:
 
 
 def _compare(out: Tensor, exact: Tensor, allowed: Tensor, name: str) -> None:
-    error = (out.to("cpu", torch.float64) - exact).abs()
+    out = out.cpu()
+    error = (out.double() - exact).abs()
     bad = ~(error <= allowed)  # NaN is bad as well
     if bad.any():
         excess = torch.where(bad, torch.nan_to_num(error / allowed, nan=math.inf), 0.0)
@@ -343,8 +360,11 @@ def _check_op(
         status: Status = "passed"
         message = ""
         try:
-            with public.use_backend(f"{backend},{dispatch.LAST_RESORT}"):
+            # what the backend does not have the reference computes, as for a user
+            with public.use_backend(f"{backend},{dispatch.LAST_RESORT}"), PrimitiveCalls() as used:
                 outs = _derivatives(case, placed)
+            if used.calls and not used.taken_by(backend):
+                status = "unsupported"
             y = outs[0]
             if not y.is_contiguous(memory_format=memory_format(placed["x"])):
                 raise _Wrong(f"the output has the strides {y.stride()} for x in {layout}")
@@ -369,7 +389,7 @@ def _derivatives(case: OpCase, tensors: dict[str, Tensor]) -> list[Tensor]:
 
     def random_like(t: Tensor) -> Tensor:
         r = torch.randn(t.shape, generator=generator, dtype=torch.float64)
-        return r.to(t.device, t.dtype)
+        return r.to(t.dtype).to(t.device)
 
     if not y.requires_grad:
         return [y]

@@ -34,6 +34,7 @@ PREFERENCE: dict[tuple[str, str], tuple[str, ...]] = {
     ("cuda", "*"): ("triton", "cuda"),
 }
 LAST_RESORT = "reference"
+ANY_DEVICE = "*"  # in a backend's DEVICES
 _BUILT_IN = {"triton": ("cuda",), "cuda": ("cuda",), "cpu": ("cpu",), LAST_RESORT: None}
 
 # FRAGMENT, so that a native library may define ops of its own in the namespace before or after us.
@@ -134,6 +135,9 @@ class _Backend:
             return tuple(self.module.DEVICES)
         return self.devices_hint or ()
 
+    def runs_on(self, device: str) -> bool:
+        return bool({device, ANY_DEVICE}.intersection(self.devices()))
+
     def announce(self, topic: str, level: int, message: str) -> None:
         if topic not in self.announced:
             self.announced.add(topic)
@@ -158,10 +162,10 @@ def register_backend(
     """Makes a backend known under ``name``.
 
     ``target`` is a module or its import path (``"package.module"``, imported at first use). The
-    module has ``DEVICES`` (a tuple of device types), ``is_available() -> (bool, reason)``,
-    optionally ``supports(primitive, *args) -> bool``, and functions named after primitives.
-    ``devices`` tells the device types without an import. A name that is taken is a ``ValueError``
-    unless ``replace`` is set.
+    module has ``DEVICES`` (a tuple of device types, or ``("*",)`` for any), ``is_available() ->
+    (bool, reason)``, optionally ``supports(primitive, *args) -> bool``, and functions named after
+    primitives. ``devices`` tells the device types without an import. A name that is taken is a
+    ``ValueError`` unless ``replace`` is set.
     """
     if name in _registered and not replace:
         raise ValueError(
@@ -233,6 +237,11 @@ def takes(backend: str, primitive: str, args: Sequence[Any]) -> bool:
 
 # A plain global: the threads in which autograd runs backward see no ContextVar.
 _forced: str | None = None
+
+
+def forced_backend() -> str | None:
+    """What ``use_backend`` or ``PIX2GAN_BACKEND`` forces; None where the choice is automatic."""
+    return _forced or os.environ.get(ENVIRONMENT_VARIABLE) or None
 
 
 class use_backend:
@@ -309,7 +318,7 @@ def _resolve(primitive: str, device: str, forced: str | None) -> tuple[_Candidat
     for name in _split(forced) if forced else _order(primitive, device):
         backend = _backend(name)
         problem = backend.unavailable
-        if problem is None and device not in backend.devices():
+        if problem is None and not backend.runs_on(device):
             problem = f"it runs on {', '.join(backend.devices())}, the tensors are on {device}"
             if forced is None:
                 continue
@@ -357,10 +366,14 @@ class BackendStatus:
     """What is known of a backend on this machine."""
 
     name: str
-    devices: tuple[str, ...]
+    devices: tuple[str, ...]  # "*" is any
     available: bool
     reason: str  # why not, or empty
     primitives: tuple[str, ...]
+
+    def runs_on(self, device: str) -> bool:
+        """Whether it is available for that type of device."""
+        return self.available and bool({device, ANY_DEVICE}.intersection(self.devices))
 
 
 def list_backends() -> list[BackendStatus]:
@@ -379,6 +392,59 @@ def list_backends() -> list[BackendStatus]:
             )
         )
     return statuses
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a backend is to a primitive on a device."""
+
+    primitive: str
+    device: str
+    backend: str
+    available: bool
+    chosen: bool  # it is the one that computes, as things stand
+    reason: str  # why it is not available, or empty
+
+
+def explain(primitive: str, device: str, args: Sequence[Any] | None) -> list[Verdict]:
+    """Of every registered backend, in the order in which they are asked, whether it computes a
+    primitive on ``args``, which are on that type of device, and if not, why.
+
+    ``args`` is None for a device that is not there: then nothing is chosen. A backend that is
+    forced, by ``use_backend`` or the environment, is the only one that can be chosen.
+    """
+    taken = _chosen(primitive, args) if args is not None else None
+    names = dict.fromkeys([*_order(primitive, device), *_registered])
+    verdicts = []
+    for name in names:
+        reason = _why_not(_backend(name), primitive, device, args)
+        verdicts.append(Verdict(primitive, device, name, not reason, name == taken, reason))
+    return verdicts
+
+
+def _chosen(primitive: str, args: Sequence[Any]) -> str | None:
+    """The name of the backend whose function ``select`` returns; None where it raises."""
+    try:
+        for candidate in _resolve(primitive, args[0].device.type, forced_backend()):
+            if takes(candidate.backend.name, primitive, args):
+                return candidate.backend.name
+    except BackendError:
+        pass
+    return None
+
+
+def _why_not(backend: _Backend, primitive: str, device: str, args: Sequence[Any] | None) -> str:
+    if backend.unavailable is not None:
+        return backend.unavailable
+    if not backend.runs_on(device):
+        return f"it runs on {', '.join(backend.devices())}"
+    if not hasattr(backend.module, primitive):
+        return "it does not implement this"
+    if args is None:
+        return f"there is no device {device} here"
+    if not takes(backend.name, primitive, args):
+        return f"it does not take {str(args[0].dtype).removeprefix('torch.')} for this"
+    return ""
 
 
 def _register_built_in() -> None:
