@@ -12,18 +12,6 @@
 
 namespace pix2gan::cpu {
 
-// Count, mean and sum of squared deviations from the mean.
-struct Moments {
-    double count = 0, mean = 0, m2 = 0;
-
-    void merge(const Moments& other) {
-        const double total = count + other.count, delta = other.mean - mean;
-        mean += delta * (other.count / total);
-        m2 += other.m2 + delta * delta * (count * other.count / total);
-        count = total;
-    }
-};
-
 // y = act((x - mean) * scale + shift), for one channel.
 struct Affine {
     float mean, scale, shift;
@@ -166,14 +154,6 @@ struct Chunks {
     int64_t begin(int64_t chunk) const { return chunk * rows; }
     int64_t end(int64_t chunk) const { return smaller(begin(chunk) + rows, height); }
 };
-
-// The pixel that padded position `to` is copied from; -1: a zero.
-inline int64_t pad_source(Pad mode, int64_t to, int64_t pad, int64_t size) {
-    const int64_t position = to - pad;
-    if (mode == Pad::reflect) return reflect(position, size);
-    if (mode == Pad::replicate) return replicate(position, size);
-    return position >= 0 && position < size ? position : -1;
-}
 
 inline int64_t size_of(Type type) { return type == Type::float32 ? 4 : 2; }
 

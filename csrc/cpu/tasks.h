@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <new>
 
+#include "../elements.h"
 #include "../kernels.h"
 
 #define PIX2GAN_INLINE inline __attribute__((always_inline))
@@ -45,10 +46,6 @@ class Scratch {
   private:
     T* data_;
 };
-
-PIX2GAN_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-PIX2GAN_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
-PIX2GAN_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // About as many elements as one task should take: long against the cost of handing it to a thread,
 // short enough for its data to stay in a core's own cache.

@@ -67,14 +67,10 @@ void clip_taps(int64_t count, int64_t up, int64_t down, int64_t pad, int64_t fil
                Taps* taps, int64_t& first, int64_t& last) {
     first = last = 0;
     for (int64_t i = 0; i < count; i++) {
-        Taps t = taps_at(i, up, down, pad, filter);
+        const Taps t = taps_at(i, up, down, pad, filter);
         if (t.first_sample < 0) first = i + 1;
         if (t.first_sample + t.count <= size) last = i + 1;
-        const int64_t before = larger(0, -t.first_sample);
-        t.first_tap += before * up;
-        t.first_sample += before;
-        t.count = larger(0, smaller(t.count - before, size - t.first_sample));
-        taps[i] = t;
+        taps[i] = clipped(t, up, size);
     }
 }
 
