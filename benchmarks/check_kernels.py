@@ -413,21 +413,35 @@ def _check(job: tuple[str, str, int]) -> list[Row]:
 
 
 def check_cuda_file(file: Path, capability: int) -> Row:
-    """Compiles one CUDA file for one architecture and reports its hungriest kernel."""
+    """Compiles one CUDA file for one architecture and reports its hungriest kernel.
+
+    The assembler itself says what it has used: cuobjdump is not in every toolkit.
+    """
+    from pix2gan.ops.backends import _native
+
     target = f"sm_{capability}"
-    with tempfile.TemporaryDirectory() as folder:
-        cubin = Path(folder) / "file.cubin"
-        command = ["nvcc", "-O3", "-std=c++17", "-cubin", f"-arch={target}", "-I"]
-        command += [str(REPOSITORY / "csrc"), "-o", str(cubin), str(file)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            reason = (done.stderr.strip().splitlines() or ["nvcc failed"])[-1]
-            return Row(target, file.name, "nvcc", 0, None, reason[:200])
-        dump = ["cuobjdump", "--dump-resource-usage", str(cubin)]
-        text = subprocess.run(dump, check=True, capture_output=True, text=True).stdout
-    usage = _parse_cuobjdump(text)
-    kernels = f"{text.count('REG:')} kernels, the largest figures"
+    command = [_native.find_nvcc(), _native.STANDARD, *_native.NVCC_FLAGS, "-Xptxas=-v", "-cubin"]
+    command += [f"-arch={target}", "-o", os.devnull, str(file)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["nvcc failed"])[-1]
+        return Row(target, file.name, "nvcc", 0, None, reason[:200])
+    usage, count = parse_ptxas(done.stderr)
+    kernels = f"{count} kernels, the largest figures"
     return Row(target, file.name, kernels, 0, usage, "it spills registers" if usage.spilled else "")
+
+
+def parse_ptxas(text: str) -> tuple[Usage, int]:
+    """The largest figures and the number of kernels in what ``ptxas -v`` prints."""
+
+    def largest(pattern: str) -> int:
+        return max((int(v) for v in re.findall(pattern, text)), default=0)
+
+    count = text.count("Compiling entry function")
+    if count == 0:
+        raise RuntimeError(f"ptxas reports no kernel: {text!r}")
+    spilled = largest(r"(\d+) bytes stack frame") + largest(r"(\d+) bytes spill stores")
+    return Usage(largest(r"Used (\d+) registers"), largest(r"(\d+) bytes smem"), spilled), count
 
 
 # --------------------------------------------------------------------------------------------- main

@@ -67,6 +67,6 @@ def backend() -> SimpleNamespace:
 
 def function_of(primitive: str) -> Callable[..., None]:
     def function(*args: Any) -> None:
-        getattr(torch.ops.pix2gan_cuda_emulated, primitive).default(*args)
+        getattr(getattr(torch.ops, LIBRARY.namespace), primitive).default(*args)
 
     return function
