@@ -125,6 +125,7 @@ def translate(
     quality: int = 95,
     on_exists: Literal["skip", "overwrite"] = "skip",
     resize: Literal["none", "fit"] | None = None,
+    seed: int | None = None,
     workers: int | None = None,
     progress: bool | None = None,
     provenance: bool = True,
@@ -160,6 +161,9 @@ def translate(
     resize
         Run the network at the image's resolution (none) or at the one it was trained at (fit); as
         the model's config says if not given.
+    seed
+        Style of the outputs, for models with a modulated generator; each seed gives another photo
+        of the same drawing.
     workers
         Threads that decode, and as many that encode.
     progress
@@ -195,6 +199,7 @@ def translate(
         quality=quality,
         on_exists=on_exists,
         resize=resize,
+        seed=seed,
         workers=workers,
         progress=progress,
         provenance=provenance,

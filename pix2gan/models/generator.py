@@ -18,13 +18,15 @@ class Generator(nn.Module):
 
     ``config`` rebuilds the architecture (``create_generator(**config)``). Height and width must be
     multiples of ``multiple`` and at least ``minimum_size``. ``stage_channels[i]`` is the number of
-    channels of stage i.
+    channels of stage i. Where ``style_channels`` is not 0, the network takes a style code as well
+    (``StyledGenerator``).
     """
 
     config: dict[str, Any]
     multiple: int
     minimum_size: int
     stage_channels: tuple[int, ...]
+    style_channels: int = 0
 
     @property
     def in_channels(self) -> int:

@@ -33,6 +33,8 @@ class Architecture:
 
 
 GENERATORS: Mapping[str, Architecture] = {
+    "modulated_resnet": Architecture(".modulated", "ModulatedResNet"),
+    "modulated_unet": Architecture(".modulated", "ModulatedUNet"),
     "pix2pixhd": Architecture(".resnet", "ResNet", {"num_downs": 4, "norm_bias": True}),
     "pix2pixhd_enhancer": Architecture(".pix2pixhd", "Pix2PixHD"),
     "resnet6": Architecture(".resnet", "ResNet", {"num_blocks": 6}),

@@ -42,6 +42,18 @@ def l1_loss(output: Tensor, target: Tensor) -> Tensor:
     return (output.float() - target.float()).abs().mean()
 
 
+def distance_and_spread(first: Tensor, second: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """L1 of two independent outputs to the target, averaged, and to each other.
+
+    distance - spread / 2 is an unbiased estimate of the energy score E|Y - b| - E|Y - Y'| / 2, a
+    proper scoring rule (Gneiting & Raftery 2007; for networks with a noise input: DISCO Nets,
+    Bouchacourt et al. 2016, arXiv:1606.02556). It is least where each pixel is distributed as the
+    targets are. The distance alone is least where every output is their median, noise ignored.
+    """
+    distance = 0.5 * (l1_loss(first, target) + l1_loss(second, target))
+    return distance, l1_loss(first, second)
+
+
 def feature_matching_loss(generated: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
     """Mean absolute difference of a discriminator's activations, summed over its layers.
 

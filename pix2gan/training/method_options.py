@@ -42,12 +42,16 @@ class Pix2PixConfig(PairedConfig):
     l1: float = 100.0
     """Weight of the L1 distance to the target."""
 
+    diversity: float = 0.5
+    """Weight, relative to --l1, of how far two translations of one image lie apart, for generators
+    with a style code; 0 does without the second translation."""
+
     feature_matching: float = 0.0
     """Weight of the feature-matching loss; pix2pixHD uses 10."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._not_negative("l1", "feature_matching")
+        self._not_negative("l1", "diversity", "feature_matching")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from pix2gan.errors import ConfigError
-from pix2gan.models import create_discriminator, create_generator
+from pix2gan.models import create_discriminator, create_generator, model_options
 from pix2gan.models.generator import Generator
 from pix2gan.training.config import TrainConfig
 from pix2gan.training.multiscale import MultiscaleDiscriminator
@@ -17,16 +17,19 @@ def create_configured_generator(config: TrainConfig, *, backwards: bool = False)
     """The generator that ``config`` asks for; ``backwards``, one from the outputs to the inputs.
 
     Raises:
-        ConfigError: If there is no such generator, or it cannot take images of ``config.size``.
+        ConfigError: If there is no such generator, it lacks an option that was asked for, or it
+            cannot take images of ``config.size``.
     """
-    options: dict[str, Any] = {
-        "width": config.width,
-        "norm": config.norm,
-        "dropout": config.dropout,
-        "downsampling": config.downsampling,
-        "upsampling": config.upsampling,
-        "padding": config.padding,
-    }
+    options: dict[str, Any] = {"width": config.width}
+    known = model_options(config.generator)
+    for name in ("norm", "dropout", "downsampling", "upsampling", "padding"):
+        if name in known:
+            options[name] = getattr(config, name)
+        # --norm is the discriminator's, too
+        elif name != "norm" and getattr(config, name) != getattr(type(config), name):
+            raise ConfigError(
+                f"{config.generator} has no --{name}: leave it out, or choose another --generator."
+            )
     for name in ("num_downs", "num_blocks"):
         if getattr(config, name) is not None:
             options[name] = getattr(config, name)

@@ -108,15 +108,18 @@ class FolderOptions:
     quality: int = 95
     on_exists: str = "skip"
     resize: str | None = None
+    seed: int | None = None
     workers: int | None = None
     progress: bool | None = None
     provenance: bool = True
 
-    def check(self, channels: int) -> None:
-        """ConfigError if a value makes no sense for a model with so many output channels."""
+    def check(self, translator: Translator) -> None:
+        """ConfigError if a value makes no sense for this model."""
         from pix2gan.translation.translator import RESIZES, check_batch_size
 
+        channels = translator.config.out_channels
         check_batch_size(self.batch_size)
+        translator.check_seed(self.seed)
         if self.format is not None and self.format not in FORMATS:
             raise ConfigError(f"format must be one of {', '.join(FORMATS)}, not {self.format!r}")
         if channels > 4 and self.format not in (None, "tiff"):
@@ -150,6 +153,7 @@ def translate_folder(
     quality: int = 95,
     on_exists: str = "skip",
     resize: str | None = None,
+    seed: int | None = None,
     workers: int | None = None,
     progress: bool | None = None,
     provenance: bool = True,
@@ -169,6 +173,7 @@ def translate_folder(
         on_exists: "skip" leaves outputs alone that are there already (and so continues a run that
             was interrupted), "overwrite" makes them again.
         resize: "none" or "fit", by default as the model's config says.
+        seed: The style, for a generator that takes a style code; the same one for every image.
         workers: Threads that decode, and as many that encode.
         progress: False shows nothing; by default a bar on a terminal and lines elsewhere.
         provenance: Let outputs say that a trained algorithm made them, and which (XMP, see
@@ -190,11 +195,12 @@ def translate_folder(
         quality=quality,
         on_exists=on_exists,
         resize=resize,
+        seed=seed,
         workers=workers,
         progress=progress,
         provenance=provenance,
     )
-    options.check(translator.config.out_channels)
+    options.check(translator)
     source, out = _paths(source, out)
     images = _leave_out(out, list_images(source, recursive), source)
     if not images:
@@ -231,7 +237,7 @@ def translate_paths(
         ConfigError: If an option makes no sense, or an output would overwrite an input.
     """
     settings = FolderOptions(**options)
-    settings.check(translator.config.out_channels)
+    settings.check(translator)
     path, out = _paths(source, out)
     if path.is_dir():
         return translate_folder(translator, path, out, **options)
@@ -364,7 +370,9 @@ class _FolderRun:
         self.report = FolderReport(out=out)
         self.xmp = xmp_packet(translator.config) if options.provenance else None
         self.workers = options.workers or min(4, os.cpu_count() or 1)
-        self.most_ahead = 2 * options.batch_size + self.workers
+        # With a seed an output depends on its image and the seed alone.
+        self.batch_size = options.batch_size if options.seed is None else 1
+        self.most_ahead = 2 * self.batch_size + self.workers
         self.ahead = self.workers
         self.writing: deque[tuple[Job, Future[None]]] = deque()
         self.real_out = ""
@@ -419,7 +427,7 @@ class _FolderRun:
 
     def _tasks(self) -> Iterator[_Task | None]:
         """What there is to decode, chunk by chunk; None ends a chunk."""
-        length = _BATCHES_PER_CHUNK * self.options.batch_size
+        length = _BATCHES_PER_CHUNK * self.batch_size
         for start in range(0, len(self.jobs), length):
             chunk = self.jobs[start : start + length]
             wanted = [self._is_wanted(job) for job in chunk]
@@ -499,7 +507,7 @@ class _FolderRun:
             shape = decoded.prepared.values.shape
             waiting.setdefault(shape, []).append(decoded)
             pixels += decoded.pixels
-            most = min(self.options.batch_size, max(1, _BATCH_PIXELS // decoded.pixels))
+            most = min(self.batch_size, max(1, _BATCH_PIXELS // decoded.pixels))
             if len(waiting[shape]) < most:
                 if pixels <= _WAITING_PIXELS:
                     continue
@@ -512,7 +520,7 @@ class _FolderRun:
         if not any(image.task.wanted for image in batch):
             return
         try:
-            results = self.translator.run([image.prepared for image in batch])
+            results = self.translator.run([image.prepared for image in batch], self.options.seed)
         except BackendError:
             raise  # a forced backend that cannot run is the fault of no image
         except Exception as error:

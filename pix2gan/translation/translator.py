@@ -17,6 +17,7 @@ from pix2gan.checkpoints.model_config import ModelConfig
 from pix2gan.checkpoints.resolve import resolve_model
 from pix2gan.data.image_io import to_uint8
 from pix2gan.errors import BadImageError, ConfigError
+from pix2gan.models.style import StyledGenerator
 from pix2gan.translation.inputs import ImageLike, read_image
 from pix2gan.translation.processing import Array, FloatArray, Prepared, Processing
 
@@ -109,6 +110,7 @@ class Translator:
         batch_size: int | None = None,
         output: str = "pil",
         resize: str | None = None,
+        seed: int | None = None,
     ) -> Any:
         """Translate one image or several; each result has the size of its original.
 
@@ -123,6 +125,9 @@ class Translator:
                 tensor); [N, C, H, W] if `images` was one tensor of that shape.
             resize: "none" runs the network at the image's resolution, "fit" at the one that it was
                 trained at; by default as the model's config says.
+            seed: The style, for a generator that takes a style code: another seed gives another
+                photo of the same image. By default the fixed style. With a seed images go through
+                the network one by one, so that a result depends on its image and the seed alone.
 
         Returns:
             One result for one image, a list for a list.
@@ -135,6 +140,7 @@ class Translator:
             raise ConfigError(f"output must be one of {', '.join(OUTPUTS)}, not {output!r}")
         if resize not in (None, *RESIZES):
             raise ConfigError(f"resize must be one of {', '.join(RESIZES)}, not {resize!r}")
+        self.check_seed(seed)
         many = isinstance(images, (list, tuple)) or (
             isinstance(images, (np.ndarray, Tensor)) and images.ndim == 4
         )
@@ -143,7 +149,9 @@ class Translator:
             self.processing.prepare(*read_image(image, str(i + 1)), resize)
             for i, image in enumerate(batch)
         ]
-        results = self._run_all(prepared, check_batch_size(batch_size))
+        batch_size = check_batch_size(batch_size)
+        # Kernels are chosen by the size of the batch, and companions may change the last bits.
+        results = self._run_all(prepared, batch_size if seed is None else 1, seed)
         made = [
             self._deliver(result, item, image, output)
             for result, item, image in zip(results, prepared, batch, strict=True)
@@ -172,8 +180,20 @@ class Translator:
 
         return translate_paths(self, source, out, **options)
 
-    def run(self, batch: Sequence[Prepared]) -> list[FloatArray]:
-        """Put prepared images of one shape through the network.
+    def check_seed(self, seed: int | None) -> None:
+        """ConfigError if `seed` is no seed, or the generator has no style that it could choose."""
+        if seed is None:
+            return
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+            raise ConfigError(f"seed must be a whole number from 0 to 2**63 - 1, not {seed!r}")
+        if not isinstance(self.generator, StyledGenerator):
+            raise ConfigError(
+                f"The generator {self.config.architecture['name']} has no styles for a seed to "
+                "choose from: leave the seed out, or use a model with a modulated generator"
+            )
+
+    def run(self, batch: Sequence[Prepared], seed: int | None = None) -> list[FloatArray]:
+        """Put prepared images of one shape through the network, in the style of `seed`.
 
         Where memory does not suffice, the batch is halved until it does.
 
@@ -185,7 +205,7 @@ class Translator:
         """
         try:
             stacked = torch.from_numpy(np.stack([item.values for item in batch]))
-            return list(self._forward(stacked).numpy())
+            return list(self._forward(stacked, seed).numpy())
         except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
                 raise
@@ -200,19 +220,25 @@ class Translator:
                 f"{height} pixels; shrink it, free memory or choose another device",
             )
         middle = len(batch) // 2
-        return self.run(batch[:middle]) + self.run(batch[middle:])
+        return self.run(batch[:middle], seed) + self.run(batch[middle:], seed)
 
-    def _forward(self, x: Tensor) -> Tensor:
+    def _forward(self, x: Tensor, seed: int | None = None) -> Tensor:
         """[N, C, h, w] float32 on the CPU -> the same, through the network."""
         autocast: AbstractContextManager[Any] = nullcontext()
         if self.dtype == "bfloat16":
             autocast = torch.autocast(self.device.type, torch.bfloat16)
         with torch.inference_mode(), autocast:
             x = x.to(self.device).contiguous(memory_format=torch.channels_last)
-            result: Tensor = self.generator(x)
+            if seed is None:
+                result = self.generator(x)
+            else:
+                assert isinstance(self.generator, StyledGenerator)
+                result = self.generator(x, self.generator.style_code(seed))
             return result.float().contiguous().cpu()
 
-    def _run_all(self, prepared: list[Prepared], batch_size: int) -> list[FloatArray]:
+    def _run_all(
+        self, prepared: list[Prepared], batch_size: int, seed: int | None
+    ) -> list[FloatArray]:
         """`run` in batches of equal shape; the results in the order of the images."""
         shapes: dict[tuple[int, ...], list[int]] = {}
         for index, item in enumerate(prepared):
@@ -221,7 +247,8 @@ class Translator:
         for indices in shapes.values():
             for start in range(0, len(indices), batch_size):
                 group = indices[start : start + batch_size]
-                results.update(zip(group, self.run([prepared[i] for i in group]), strict=True))
+                made = self.run([prepared[i] for i in group], seed)
+                results.update(zip(group, made, strict=True))
         return [results[index] for index in range(len(prepared))]
 
     def _deliver(self, result: FloatArray, item: Prepared, original: Any, output: str) -> Any:

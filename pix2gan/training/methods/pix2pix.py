@@ -8,9 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from pix2gan.models.style import StyledGenerator
 from pix2gan.training.dataset import TrainingData, open_paired_data
 from pix2gan.training.losses import (
     GAN_LOSSES,
+    distance_and_spread,
     feature_matching_loss,
     l1_loss,
     multiscale_gan_loss,
@@ -28,6 +30,10 @@ class Pix2Pix(Method):
 
     D tells (a, b) from (a, G(a)); G fools D and stays close to b in L1. Optionally G also matches
     D's activations on the real pair (feature matching, pix2pixHD) and D looks at several scales.
+
+    A generator with a style code translates each image twice, in two styles. The L1 losses of both
+    are then lowered by how far they lie apart (``distance_and_spread``), or L1 would teach G to
+    ignore the code; D sees the first of them.
     """
 
     options = Pix2PixConfig
@@ -42,9 +48,11 @@ class Pix2Pix(Method):
         self.config = config
         self.gan_loss = GAN_LOSSES[config.gan_loss]
         seen = config.in_channels + config.out_channels
+        generator = create_configured_generator(config)
+        self.in_two_styles = generator.style_channels > 0 and config.diversity > 0
         self.networks = nn.ModuleDict(
             {
-                "generator": create_configured_generator(config),
+                "generator": generator,
                 "discriminator": create_configured_discriminator(config, seen),
             }
         )
@@ -57,7 +65,10 @@ class Pix2Pix(Method):
         generate, judge = self.networks["generator"], self.networks["discriminator"]
         a, b = batch["A"], batch["B"]
         real_pair = torch.cat([a, b], dim=1)  # [N, A + B channels, H, W]
-        fake = generate(a).to(a.dtype)
+        if self.in_two_styles:
+            fake, other = generate(torch.cat([a, a])).to(a.dtype).chunk(2)
+        else:
+            fake = generate(a).to(a.dtype)
         fake_pair = torch.cat([a, fake], dim=1)
 
         # The paper halves D's objective, which slows it down relative to G.
@@ -67,9 +78,13 @@ class Pix2Pix(Method):
 
         features = judge.features(fake_pair)  # type: ignore[operator]
         g_gan = multiscale_gan_loss(self.gan_loss, [scale[-1] for scale in features], True)
-        l1 = l1_loss(fake, b)
-        loss = g_gan + self.config.l1 * l1
-        log = {"g_gan": g_gan, "l1": l1}
+        log = {"g_gan": g_gan}
+        if self.in_two_styles:
+            log["l1"], log["spread"] = distance_and_spread(fake, other, b)
+            score = log["l1"] - 0.5 * self.config.diversity * log["spread"]
+        else:
+            score = log["l1"] = l1_loss(fake, b)
+        loss = g_gan + self.config.l1 * score
         if self.config.feature_matching > 0:
             with torch.no_grad():
                 targets = judge.features(real_pair)  # type: ignore[operator]
@@ -86,8 +101,12 @@ class Pix2Pix(Method):
     def sample(
         self, batch: Mapping[str, Tensor], generators: Mapping[str, nn.Module]
     ) -> list[Tensor]:
-        """Input, output, target."""
-        return [batch["A"], generators["generator"](batch["A"]), batch["B"]]
+        """Input, output, target; between the last two, outputs in other styles where G has them."""
+        generate = generators["generator"]
+        outputs = [generate(batch["A"])]
+        if isinstance(generate, StyledGenerator):
+            outputs += [generate(batch["A"], generate.style_code(seed)) for seed in (1, 2)]
+        return [batch["A"], *outputs, batch["B"]]
 
     def domains(self, model: str) -> Domains:
         kinds = ("sketch" if self.config.sketch else "photo", "photo")
