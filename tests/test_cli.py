@@ -388,6 +388,29 @@ def test_translate_a_folder_with_a_broken_image_then_score_it(
     assert json.loads((tmp_path / "r.json").read_text())["images"][2]["name"].startswith("deep")
 
 
+def test_seeds_choose_styles_where_there_are_some(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from pix2gan.checkpoints import ModelConfig, save_model
+    from pix2gan.models import create_generator
+
+    Image.radial_gradient("L").resize((16, 16)).save(tmp_path / "a.png")
+    generator = create_generator("modulated_resnet", width=8, num_blocks=1)
+    styled = save_model(tmp_path / "styled", generator, ModelConfig(architecture=generator.config))
+    photos = []
+    for name, seed in {"one": ["--seed", "1"], "two": ["--seed", "2"], "fixed": []}.items():
+        for again in ("", "-again"):
+            out = tmp_path / f"{name}{again}.png"
+            command = ["translate", str(tmp_path / "a.png"), "-m", str(styled), "-o", str(out)]
+            assert cli.main([*command, *seed]) == 0
+            photos.append(out.read_bytes())
+    assert photos[0::2] == photos[1::2]
+    assert len(set(photos)) == 3
+    command = ["translate", str(tmp_path / "a.png"), "-m", str(model), "-o", str(tmp_path / "o")]
+    assert cli.main([*command, "--seed", "1"]) == 2
+    assert "unet128 has no styles for a seed to choose from" in capsys.readouterr().err
+
+
 def test_translate_takes_a_glob_in_quotes_and_explains_one_without(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from pix2gan import ops
 
-from .initialisation import STANDARD_DEVIATION
 from .options import check_count
 from .style import StyledGenerator
 
+# StyleGAN2 starts from N(0, 1) and learns at 2e-3; these networks learn at Pix2Pix's 2e-4.
+STANDARD_DEVIATION = 0.1
 FILTER = (1, 3, 3, 1)
 RESNET_DOWNS = 2
 
@@ -28,8 +29,8 @@ RESNET_DOWNS = 2
 class ModulatedConv2d(nn.Module):
     """act(modulated convolution + bias), resampled by ``up`` or ``down``.
 
-    The size is otherwise kept, with zeros around. The weights start as Pix2Pix's: their scale is
-    divided out by the demodulation, but decides how far a step of Adam turns them.
+    The size is otherwise kept, with zeros around. The scale of the weights is divided out by the
+    demodulation; what it decides is how far a step of Adam turns them.
     """
 
     filter: Tensor | None
@@ -48,8 +49,8 @@ class ModulatedConv2d(nn.Module):
         super().__init__()
         self.in_channels, self.kernel, self.up, self.down = in_channels, kernel, up, down
         self.demodulate, self.act = demodulate, act
-        # Without demodulation: unit variance from weights that start at 0.02, so that a step of
-        # Adam turns these weights as far as it does the others ("equalised", arXiv:1710.10196)
+        # Without demodulation: unit variance all the same, from weights that a step of Adam turns
+        # as far as it does the others ("equalised learning rate", arXiv:1710.10196)
         self.scale = 1 / (STANDARD_DEVIATION * math.sqrt(in_channels * kernel**2))
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel, kernel))
         self.bias = nn.Parameter(torch.empty(out_channels))

@@ -21,7 +21,7 @@ from .generator import Generator
 
 # The fixed code is the mean over this many draws; their own deviation is a sixteenth of the codes'.
 FIXED_DRAWS = 256
-STYLE_DEVIATION = 0.5
+STYLE_DEVIATION = 0.25
 
 
 class DenseAct(nn.Module):
@@ -63,7 +63,7 @@ class StyledGenerator(Generator):
     """A generator whose output depends on a style code z [N, style_channels] as well.
 
     z is drawn from N(0, 1); the mapping network makes a code w of it, and one dense layer makes of
-    w the styles of all convolutions: 1 at the start, give or take a half. Without z, a
+    w the styles of all convolutions: 1 at the start, give or take a quarter. Without z, a
     training network draws one for each image from torch's global generator, and a network in eval
     mode is deterministic: it takes the mean of w ("truncated" to a point, as StyleGAN has it).
     """

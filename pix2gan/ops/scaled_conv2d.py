@@ -97,7 +97,7 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
 _scaled_conv2d = define(
     "scaled_conv2d",
     "(Tensor x, Tensor w, Tensor? s, Tensor? d, int stride, int padding, bool transposed, "
-    "int out_h, int out_w, Tensor? noise, Tensor? b, str act, float alpha, float gain, "
+    "SymInt out_h, SymInt out_w, Tensor? noise, Tensor? b, str act, float alpha, float gain, "
     "float clamp) -> Tensor",
     _allocate,
     setup_context=_setup_context,

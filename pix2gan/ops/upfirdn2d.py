@@ -283,8 +283,8 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
 
 _upfirdn2d = define(
     "upfirdn2d",
-    "(Tensor x, Tensor f, int upx, int upy, int downx, int downy, int padx0, int padx1, int pady0, "
-    "int pady1, bool flip, float gain) -> Tensor",
+    "(Tensor x, Tensor f, int upx, int upy, int downx, int downy, SymInt padx0, "
+    "SymInt padx1, SymInt pady0, SymInt pady1, bool flip, float gain) -> Tensor",
     _allocate,
     setup_context=_setup_context,
     backward=_backward,

@@ -1,4 +1,4 @@
-"""torch.compile(fullgraph=True) over every generator: one graph, whichever backend then computes."""
+"""torch.compile(fullgraph=True) over every generator: one graph, any backend behind it."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from pix2gan.errors import ConfigError
+from pix2gan.training.losses import distance_and_spread
 from pix2gan.training.methods import find_method, list_methods, register_method
 from pix2gan.training.methods.pix2pix import Pix2Pix
 from pix2gan.training.multiscale import MultiscaleDiscriminator
@@ -83,6 +84,64 @@ def test_the_discriminator_is_not_trained_through_the_generator(tiny) -> None:
     assert all(w.grad is not None for w in weights)
 
 
+STYLED = {"generator": "modulated_unet", "num_blocks": None, "num_downs": 2, "dropout": False}
+
+
+@pytest.mark.parametrize("diversity", [0.5, 1.0])
+def test_a_style_code_is_trained_by_the_energy_score(tiny, diversity: float) -> None:
+    method = Pix2Pix(tiny(**STYLED, diversity=diversity, l1=30.0))
+    generate = method.networks["generator"]
+    a, b = BATCH["A"], BATCH["B"]
+    torch.manual_seed(3)
+    first, second = generate(torch.cat([a, a])).detach().chunk(2)
+    assert (first - second).abs().mean() > 0.001
+    torch.manual_seed(3)
+    updates = method.step(BATCH)
+    next(updates)
+    (judge,) = method.networks["discriminator"].discriminators
+    with torch.no_grad():
+        g_gan = F.mse_loss(logits := judge(torch.cat([a, first], 1)), torch.ones_like(logits))
+    l1 = 0.5 * (F.l1_loss(first, b) + F.l1_loss(second, b))
+    spread = F.l1_loss(first, second)
+    update = next(updates)
+    score = l1 - 0.5 * diversity * spread
+    torch.testing.assert_close(update.loss.detach(), g_gan + 30 * score)
+    torch.testing.assert_close(dict(update.log), {"g_gan": g_gan, "l1": l1, "spread": spread})
+    update.loss.backward()
+    assert generate.mapping.layers[0].weight.grad.abs().max() > 0
+
+
+def test_the_energy_score_is_least_for_the_targets_own_distribution() -> None:
+    # Each pixel is -1 or 1, as a coin falls: L1 alone cannot tell what is constant from what varies
+    # between the two; the energy score prefers the coin, and half of it what varies half as far.
+    targets = torch.tensor([-1.0, 1.0]).repeat(50_000)[torch.randperm(100_000)]
+    coins = targets[torch.randperm(100_000)], targets[torch.randperm(100_000)]
+
+    def score(scale: float, diversity: float) -> float:
+        distance, spread = distance_and_spread(scale * coins[0], scale * coins[1], targets)
+        return (distance - 0.5 * diversity * spread).item()
+
+    assert score(1, 0) == pytest.approx(score(0, 0), abs=0.02)
+    assert score(1, 1) < score(0.7, 1) - 0.1 < score(0, 1) - 0.2
+    assert score(1.5, 1) > score(1, 1) + 0.1
+
+
+def test_without_diversity_there_is_one_translation(tiny) -> None:
+    update = list(Pix2Pix(tiny(**STYLED, diversity=0.0)).step(BATCH))[1]
+    assert set(update.log) == {"g_gan", "l1"}
+
+
+def test_sample_columns_of_styles(tiny) -> None:
+    method = Pix2Pix(tiny(**STYLED))
+    generate = method.networks["generator"].eval()
+    a, fixed, one, two, b = method.sample(BATCH, {"generator": generate})
+    assert torch.equal(a, BATCH["A"])
+    assert torch.equal(b, BATCH["B"])
+    assert torch.equal(fixed, generate(a))
+    assert torch.equal(two, generate(a, generate.style_code(2)))
+    assert not torch.equal(one, two)
+
+
 def test_sample_columns(tiny) -> None:
     method = Pix2Pix(tiny())
     columns = method.sample(BATCH, {"generator": torch.nn.Identity()})
@@ -101,6 +160,8 @@ def test_channels(tiny) -> None:
         ({"generator": "unet999"}, "unet999"),
         ({"size": 18}, "--size 18 does not fit resnet6"),
         ({"generator": "unet128", "num_blocks": 2}, "num_blocks"),
+        ({**STYLED, "upsampling": "nearest"}, "modulated_unet has no --upsampling: leave it out"),
+        ({**STYLED, "dropout": True}, "modulated_unet has no --dropout"),
         ({"n_layers": 4}, "--size 16 is too small for these discriminators"),
         ({"discriminator_scales": 4}, "--size 16 is too small for these discriminators"),
     ],

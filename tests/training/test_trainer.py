@@ -211,6 +211,20 @@ def test_signals_checkpoint_and_resuming_is_exact(
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+@pytest.mark.parametrize("name", ["modulated_unet", "modulated_resnet"])
+def test_resuming_is_exact_where_style_codes_are_drawn(
+    tiny, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    depth = {"num_downs": 2, "num_blocks": None} if name == "modulated_unet" else {}
+    options = {"generator": name, "dropout": False, **depth}
+    whole = train(tiny("whole", **options))
+    interrupt(monkeypatch, tiny(**options), 7, 143)
+    run = train(tiny(resume=True, **options))
+    assert_same(final_state(run), final_state(whole))
+    assert curve(run) == curve(whole)
+    assert all(entry["spread"] > 0 for entry in curve(run))
+
+
 KILLED_RUN = """
     import os, signal, sys
     from pathlib import Path
