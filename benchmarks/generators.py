@@ -3,7 +3,7 @@
     python -m benchmarks.generators                     # all, about 4 minutes on two cores
     python -m benchmarks.generators --models resnet9 --dtypes float32 --compile
 
-Networks: every name of ``list_models()`` at its default options, and the architecture of every
+Networks: U-Nets and ResNets, by name, at their default options, and the architecture of every
 bundled model. Batch 1, inference mode, 256x256 (or the smallest size that a network takes, if that
 is larger). bfloat16 is autocast, for both sides.
 
@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.rows import Row, format_rows, make_row, merge_rows, results_path
-from benchmarks.stock_networks import copy_weights, stock_generator
+from benchmarks.stock_networks import copy_weights, has_stock, stock_generator
 from pix2gan import ops
 from pix2gan.checkpoints.resolve import list_pretrained, pretrained_folder
 from pix2gan.models import create_generator, list_models
@@ -55,7 +55,11 @@ class Case:
 def list_cases(models: list[str] | None = None, width: int | None = None) -> list[Case]:
     """Every generator and bundled model, or those named. ``width`` overrides the generators'."""
     options, label = ({}, "") if width is None else ({"width": width}, f" width {width}")
-    cases = [Case(name, name + label, {"name": name, **options}) for name in list_models()]
+    cases = [
+        Case(name, name + label, {"name": name, **options})
+        for name in list_models()
+        if has_stock(name)
+    ]
     for name in list_pretrained():
         config = json.loads((pretrained_folder() / name / "config.json").read_text("utf-8"))
         cases.append(Case(name, name, config["architecture"]))

@@ -21,6 +21,11 @@ PAD_LAYERS: dict[str, type[nn.Module]] = {
 }
 
 
+def has_stock(name: str) -> bool:
+    """Whether ``stock_generator`` knows generators of this name."""
+    return name.startswith(("resnet", "unet"))
+
+
 def stock_generator(config: Mapping[str, Any]) -> nn.Module:
     """The network that pix2gan builds from ``config``: [N, C, H, W] -> [N, O, H, W]."""
     if config["name"].startswith("resnet"):

@@ -69,6 +69,12 @@ def test_weights_of_another_network_are_refused():
             copy_weights(ours, stock.eval(), x)
 
 
+def test_what_has_no_stock_network_is_left_out():
+    names = {case.name for case in generators.list_cases()}
+    assert {"unet256", "resnet9", "sketch2motorbike"} <= names
+    assert not any(name.startswith(("modulated", "pix2pixhd")) for name in names)
+
+
 def test_unknown_networks_are_refused():
     with pytest.raises(ValueError, match="transformer"):
         stock_generator({"name": "transformer"})

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,8 @@ TINY = {
     "unet512": {"num_downs": 3, "downsampling": "blur", "upsampling": "blur"},
     "resnet6": {"num_blocks": 1},
     "resnet9": {"num_blocks": 2, "downsampling": "blur", "upsampling": "blur"},
+    "pix2pixhd": {"num_blocks": 1, "num_downs": 2},
+    "pix2pixhd_enhancer": {"num_blocks": 1, "num_downs": 1, "enhancer_blocks": 1},
     "modulated_unet": {"num_downs": 2},
     "modulated_resnet": {"num_blocks": 1},
 }
@@ -103,11 +106,11 @@ def test_autocast(name):
 
 
 INTERPRETED = """
-    import sys, torch
+    import ast, sys, torch
     from pix2gan import ops
     from pix2gan.models import create_generator
 
-    name, options = sys.argv[1], eval(sys.argv[2])
+    name, options = sys.argv[1], ast.literal_eval(sys.argv[2])
     torch.manual_seed(0)
     network = create_generator(name, width=2, **options).eval()
     x = torch.rand(1, 3, 16, 16) * 2 - 1
@@ -126,8 +129,6 @@ INTERPRETED = """
 @pytest.mark.parametrize("name", TINY)
 def test_compiled_code_runs_on_interpreted_triton(name):
     pytest.importorskip("triton")
-    import textwrap
-
     root = Path(__file__).resolve().parents[2]
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(root)}
     done = subprocess.run(
