@@ -27,13 +27,20 @@ if TYPE_CHECKING:
     )
     from pix2gan.models import create_discriminator, create_generator, list_models
     from pix2gan.training import train
-    from pix2gan.training.method_options import CycleGANConfig, Pix2PixConfig
+    from pix2gan.training.method_options import (
+        CUTConfig,
+        CycleGANConfig,
+        FastCUTConfig,
+        Pix2PixConfig,
+    )
     from pix2gan.translation import Translator
 
 __all__ = [
     "Translator",
     "Pix2PixConfig",
     "CycleGANConfig",
+    "CUTConfig",
+    "FastCUTConfig",
     "train",
     "create_generator",
     "create_discriminator",
@@ -57,6 +64,8 @@ _HOME = {
     "Translator": "pix2gan.translation",
     "Pix2PixConfig": "pix2gan.training.method_options",
     "CycleGANConfig": "pix2gan.training.method_options",
+    "CUTConfig": "pix2gan.training.method_options",
+    "FastCUTConfig": "pix2gan.training.method_options",
     "train": "pix2gan.training",
     "create_generator": "pix2gan.models",
     "create_discriminator": "pix2gan.models",

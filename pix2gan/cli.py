@@ -23,7 +23,7 @@ from pix2gan import __version__
 from pix2gan.errors import ConfigError, Pix2ganError
 from pix2gan.ops_commands import ops_app
 from pix2gan.training.config import TrainConfig, check_names, read_yaml
-from pix2gan.training.method_options import CycleGANConfig, Pix2PixConfig
+from pix2gan.training.method_options import CUTConfig, CycleGANConfig, FastCUTConfig, Pix2PixConfig
 
 DONE, SOME_FAILED, CANNOT = 0, 1, 2
 INTERRUPTED, BROKEN_PIPE = 130, 141  # 128 + SIGINT, 128 + SIGPIPE, as shells count
@@ -78,6 +78,8 @@ def _layer_config_file(command: App, names: tuple[str, ...], arguments: Argument
 TRAIN_OPTIONS: dict[str, type[TrainConfig]] = {
     "pix2pix": Pix2PixConfig,
     "cyclegan": CycleGANConfig,
+    "cut": CUTConfig,
+    "fastcut": FastCUTConfig,
 }
 _Flat = Parameter(name="*")
 _ConfigFile = Annotated[
@@ -218,6 +220,18 @@ def pix2pix(options: Annotated[Pix2PixConfig, _Flat], *, config: _ConfigFile = N
 def cyclegan(options: Annotated[CycleGANConfig, _Flat], *, config: _ConfigFile = None) -> None:
     """Train on unpaired images, both ways at once: cycle consistency (Zhu et al., 2017)."""
     _train("cyclegan", options)
+
+
+@train_app.command
+def cut(options: Annotated[CUTConfig, _Flat], *, config: _ConfigFile = None) -> None:
+    """Train on unpaired images, one way: contrastive learning of patches (Park et al., 2020)."""
+    _train("cut", options)
+
+
+@train_app.command
+def fastcut(options: Annotated[FastCUTConfig, _Flat], *, config: _ConfigFile = None) -> None:
+    """Train as with cut, faster and with less memory: FastCUT (Park et al., 2020)."""
+    _train("fastcut", options)
 
 
 def _train(method: str, options: TrainConfig) -> None:

@@ -36,6 +36,14 @@ class Generator(nn.Module):
     def out_channels(self) -> int:
         return self.stage_channels[-1]
 
+    @property
+    def contrastive_stages(self) -> tuple[int, ...]:
+        """The stages that contrastive methods (CUT) compare unless told otherwise.
+
+        They lie on the way in, from the image itself to what has seen most of it.
+        """
+        return tuple(range(min(5, len(self.stage_channels) // 2)))
+
     def forward(self, x: Tensor) -> Tensor:
         """Translate a batch; raises ``ConfigError`` for a size or a channel count that is off."""
         self.check_input(x)

@@ -140,6 +140,11 @@ class ResNet(Generator):
         self.head: ConvNormAct | None = ConvNormAct(head, norm="none", act="tanh")
         initialise(self)
 
+    @property
+    def contrastive_stages(self) -> tuple[int, ...]:
+        last_block = len(self.blocks) + NUM_DOWNS + 1
+        return tuple(sorted({min(stage, last_block) for stage in (0, 2, 3, 4, 8)}))
+
     def run_stages(self, x: Tensor, wanted: Collection[int]) -> dict[int, Tensor]:
         last = max(wanted)
         found = {0: x}

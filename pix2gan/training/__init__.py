@@ -5,12 +5,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pix2gan.training.config import TrainConfig
-from pix2gan.training.method_options import CycleGANConfig, Pix2PixConfig
+from pix2gan.training.method_options import (
+    CUTConfig,
+    CycleGANConfig,
+    FastCUTConfig,
+    Pix2PixConfig,
+)
 
 if TYPE_CHECKING:
     from pix2gan.training.trainer import Trainer, train
 
-__all__ = ["CycleGANConfig", "Pix2PixConfig", "TrainConfig", "Trainer", "train"]
+__all__ = [
+    "CUTConfig",
+    "CycleGANConfig",
+    "FastCUTConfig",
+    "Pix2PixConfig",
+    "TrainConfig",
+    "Trainer",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

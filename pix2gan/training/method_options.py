@@ -8,8 +8,9 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
+from pix2gan.errors import ConfigError
 from pix2gan.training.config import TrainConfig
 
 
@@ -90,3 +91,79 @@ class CycleGANConfig(UnpairedConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._not_negative("lambda_cycle", "lambda_identity", "pool_size")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CUTConfig(UnpairedConfig):
+    """Options of CUT (Park et al. 2020, arXiv:2007.15651)."""
+
+    default_epochs: ClassVar[float] = 400.0
+
+    method: str = "cut"
+
+    direction: Literal["AtoB", "BtoA"] = "AtoB"
+    """Which domain is the input."""
+
+    downsampling: Literal["strided", "blur"] = "blur"
+
+    upsampling: Literal["transposed", "nearest", "blur"] = "blur"
+
+    epochs: float | None = None
+    """Length of the training in passes over the data; 400 if neither this nor --steps is given."""
+
+    lambda_nce: float = 1.0
+    """Weight of the contrastive loss: a patch should resemble the one that it comes from."""
+
+    nce_identity: bool = True
+    """Contrast the target domain's images with what the generator makes of them, too."""
+
+    nce_layers: str | None = None
+    """Stages of the generator whose patches are compared, as in 0,2,3,4,8; five early ones if not
+    given."""
+
+    nce_patches: int = 256
+    """Patches of an image that are compared with each other."""
+
+    nce_temperature: float = 0.07
+    """The lower, the more the most similar patches count."""
+
+    flip_equivariance: bool = False
+    """Mirror every other input and expect a mirrored output."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._not_negative("lambda_nce")
+        self._at_least_one("nce_patches")
+        self._above_zero("nce_temperature")
+        self.nce_stages()
+
+    def nce_stages(self) -> tuple[int, ...]:
+        """``nce_layers`` as numbers; none if the generator shall choose."""
+        if self.nce_layers is None:
+            return ()
+        try:
+            return tuple(int(number) for number in self.nce_layers.split(","))
+        except ValueError:
+            raise ConfigError(
+                f"--nce-layers must be numbers as in 0,2,3,4,8, got {self.nce_layers!r}."
+            ) from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FastCUTConfig(CUTConfig):
+    """Options of FastCUT, the faster variant of CUT in the same paper."""
+
+    default_epochs: ClassVar[float] = 200.0
+
+    method: str = "fastcut"
+
+    epochs: float | None = None
+    """Length of the training in passes over the data; 200 if neither this nor --steps is given."""
+
+    decay_start: float = 0.75
+
+    lambda_nce: float = 10.0
+
+    nce_identity: bool = False
+
+    flip_equivariance: bool = True

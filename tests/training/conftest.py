@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pix2gan.cli import TRAIN_OPTIONS
 from pix2gan.training.config import TrainConfig
-from pix2gan.training.method_options import CycleGANConfig, Pix2PixConfig
+from pix2gan.training.method_options import Pix2PixConfig
 
-OPTIONS: dict[str, type[TrainConfig]] = {"pix2pix": Pix2PixConfig, "cyclegan": CycleGANConfig}
 TINY: dict[str, Any] = {
     "size": 16,
     "generator": "resnet6",
@@ -56,7 +56,7 @@ def tiny(pairs: Path, tmp_path: Path):
     """
 
     def make(out: str = "run", **options: Any) -> TrainConfig:
-        kind = OPTIONS.get(options.get("method", "pix2pix"), Pix2PixConfig)
+        kind = TRAIN_OPTIONS.get(options.get("method", "pix2pix"), Pix2PixConfig)
         return kind(**{"data": pairs, "out": tmp_path / out, **TINY, **options})
 
     return make

@@ -134,7 +134,9 @@ class Method(ABC):
 
 
 _METHODS: dict[str, str] = {
+    "cut": "pix2gan.training.methods.cut:CUT",
     "cyclegan": "pix2gan.training.methods.cyclegan:CycleGAN",
+    "fastcut": "pix2gan.training.methods.cut:FastCUT",
     "pix2pix": "pix2gan.training.methods.pix2pix:Pix2Pix",
 }
 
