@@ -142,7 +142,7 @@ class ResNet(Generator):
 
     @property
     def contrastive_stages(self) -> tuple[int, ...]:
-        last_block = len(self.blocks) + NUM_DOWNS + 1
+        last_block = len(self.blocks) + len(self.downs) + 1
         return tuple(sorted({min(stage, last_block) for stage in (0, 2, 3, 4, 8)}))
 
     def run_stages(self, x: Tensor, wanted: Collection[int]) -> dict[int, Tensor]:

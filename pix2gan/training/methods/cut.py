@@ -12,7 +12,7 @@ from pix2gan.errors import ConfigError
 from pix2gan.training.dataset import TrainingData, open_unpaired_data
 from pix2gan.training.losses import GAN_LOSSES, multiscale_gan_loss
 from pix2gan.training.method_options import CUTConfig, FastCUTConfig
-from pix2gan.training.methods import Domains, Method, Update
+from pix2gan.training.methods import Domains, Method, Translation, Update
 from pix2gan.training.networks import (
     create_configured_discriminator,
     create_configured_generator,
@@ -60,7 +60,7 @@ class CUT(Method):
 
     def step(self, batch: Mapping[str, Tensor]) -> Iterator[Update]:
         config = self.config
-        generate, judge = self.networks["generator"], self.networks["discriminator"]
+        judge = self.networks["discriminator"]
         a, b = batch["A"], batch["B"]
         sources = (a, b) if config.nce_identity else (a,)
 
@@ -73,12 +73,9 @@ class CUT(Method):
         keys = [[stage.detach() for stage in stages[:-1]] for stages in passes]
 
         fake = outputs[0]
-        d_real, d_fake = (
-            multiscale_gan_loss(self.gan_loss, logits, is_real)
-            for logits, is_real in zip(
-                run_each(judge, b, fake.detach(), norm=config.norm), (True, False), strict=True
-            )
-        )
+        on_real, on_fake = run_each(judge, b, fake.detach(), norm=config.norm)
+        d_real = multiscale_gan_loss(self.gan_loss, on_real, True)
+        d_fake = multiscale_gan_loss(self.gan_loss, on_fake, False)
         yield Update("discriminator", 0.5 * (d_real + d_fake), {"d_real": d_real, "d_fake": d_fake})
 
         g_gan = multiscale_gan_loss(self.gan_loss, judge(fake), True)
@@ -112,6 +109,11 @@ class CUT(Method):
         """A, fake B; B, and what G makes of it."""
         translate = generators["generator"]
         return [batch["A"], translate(batch["A"]), batch["B"], translate(batch["B"])]
+
+    def translate(
+        self, batch: Mapping[str, Tensor], generators: Mapping[str, nn.Module]
+    ) -> dict[str, Translation]:
+        return {"model": Translation(batch["A"], generators["generator"](batch["A"]), batch["B"])}
 
     def domains(self, model: str) -> Domains:
         return Domains(self.config.direction)

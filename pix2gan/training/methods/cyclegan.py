@@ -86,20 +86,16 @@ class CycleGAN(Method):
             log |= {"identity_a": identity_a, "identity_b": identity_b}
         yield Update("generators", loss, log)
 
-        d_a_real, d_a_fake = self._judged(judge_a, a, self.pools["A"].query(fake_a))
-        d_b_real, d_b_fake = self._judged(judge_b, b, self.pools["B"].query(fake_b))
+        on_a, on_fake_a = run_each(judge_a, a, self.pools["A"].query(fake_a), norm=config.norm)
+        on_b, on_fake_b = run_each(judge_b, b, self.pools["B"].query(fake_b), norm=config.norm)
+        d_a_real = multiscale_gan_loss(self.gan_loss, on_a, True)
+        d_a_fake = multiscale_gan_loss(self.gan_loss, on_fake_a, False)
+        d_b_real = multiscale_gan_loss(self.gan_loss, on_b, True)
+        d_b_fake = multiscale_gan_loss(self.gan_loss, on_fake_b, False)
         # The paper halves the discriminators' objective, which slows them down.
         loss = 0.5 * (d_a_real + d_a_fake) + 0.5 * (d_b_real + d_b_fake)
         log = {"d_a_real": d_a_real, "d_a_fake": d_a_fake}
         yield Update("discriminators", loss, log | {"d_b_real": d_b_real, "d_b_fake": d_b_fake})
-
-    def _judged(self, judge: nn.Module, real: Tensor, fake: Tensor) -> list[Tensor]:
-        """What a discriminator pays for real and for generated images."""
-        logits = run_each(judge, real, fake, norm=self.config.norm)
-        return [
-            multiscale_gan_loss(self.gan_loss, each, is_real)
-            for each, is_real in zip(logits, (True, False), strict=True)
-        ]
 
     def sample(
         self, batch: Mapping[str, Tensor], generators: Mapping[str, nn.Module]
