@@ -193,6 +193,23 @@ def test_features_come_with_the_translation(tiny) -> None:
     assert asked == [(4, last), (4, max(method.stages))]
 
 
+def test_outputs_have_styles_of_their_own(tiny) -> None:
+    """And the features that are compared do not, or styles would be told from each other."""
+    options = {"generator": "modulated_unet", "num_blocks": None, "num_downs": 3, "dropout": False}
+    method = CUT(tiny(method="cut", **options))
+    generator, given = method.networks["generator"], []
+    run_stages = generator.run_stages
+
+    def watched(x: torch.Tensor, wanted: Any, styles: Any) -> Any:
+        given.append((max(wanted), len(styles[0])))
+        return run_stages(x, wanted, styles)
+
+    generator.run_stages = watched
+    list(method.step(batch(0)))
+    last, compared = len(generator.stage_channels) - 1, max(method.stages)
+    assert given == [(last, 4), (compared, 1), (compared, 1)]
+
+
 @pytest.mark.parametrize("method", ["cut", "fastcut"])
 @pytest.mark.parametrize("seed", range(4))  # mirrored and not
 def test_all_weights_learn_under_autocast(tiny, method: str, seed: int) -> None:

@@ -45,6 +45,7 @@ class CUT(Method):
         self.config = config
         self.gan_loss = GAN_LOSSES[config.gan_loss]
         generator = create_configured_generator(config)
+        self.has_styles = generator.style_channels > 0
         self.stages = config.nce_stages() or generator.contrastive_stages
         self.networks = nn.ModuleDict(
             {
@@ -60,17 +61,22 @@ class CUT(Method):
 
     def step(self, batch: Mapping[str, Tensor]) -> Iterator[Update]:
         config = self.config
-        judge = self.networks["discriminator"]
+        generate, judge = self.networks["generator"], self.networks["discriminator"]
         a, b = batch["A"], batch["B"]
         sources = (a, b) if config.nce_identity else (a,)
 
-        # G sees what it translates as stages of one pass: features and output come together. A
-        # mirrored input (FastCUT) must give a mirrored output; its features do not count then.
         flips = config.flip_equivariance and bool(torch.rand(()) < 0.5)
         shown = [image.flip(3) for image in sources] if flips else sources
-        passes = self._features(shown, (*self.stages, -1))
-        outputs = [stages[-1].to(a.dtype) for stages in passes]
-        keys = [[stage.detach() for stage in stages[:-1]] for stages in passes]
+        keys = None
+        if flips or self.has_styles:
+            # Its features on the way are not those to compare: a mirrored input must give a
+            # mirrored output, and styles are for outputs (features are those of the fixed style).
+            outputs = run_each(generate, *shown, norm=config.norm)
+        else:  # what G sees in its inputs comes with its outputs, in one pass
+            passes = self._features(shown, (*self.stages, -1))
+            outputs = [stages[-1] for stages in passes]
+            keys = [[stage.detach() for stage in stages[:-1]] for stages in passes]
+        outputs = [output.to(a.dtype) for output in outputs]
 
         fake = outputs[0]
         on_real, on_fake = run_each(judge, b, fake.detach(), norm=config.norm)
@@ -82,6 +88,7 @@ class CUT(Method):
         queries = self._features(outputs, self.stages)
         if flips:
             queries = [[stage.flip(3) for stage in stages] for stages in queries]
+        if keys is None:
             # Behind the pass with gradient: autocast keeps the weights that it has cast first.
             with torch.no_grad():
                 keys = self._features(sources, self.stages)
