@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from itertools import cycle
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from pix2gan.errors import BackendError
 from pix2gan.ops import conformance, dispatch
-from pix2gan.ops.cases import DATA_ARGUMENTS, cases
+from pix2gan.ops.cases import DATA_ARGUMENTS, bad_calls, cases, op_cases
 from tests.ops.conftest import imitation
 from tests.ops.mutants import MUTANTS, anywhere
 
@@ -25,6 +28,14 @@ def test_every_primitive_has_its_cases():
         shapes = [c.args[0].shape for c in found]
         assert any(0 in s for s in shapes), "an empty batch"
         assert any(s[-2:] == (1, 1) for s in shapes), "1 x 1"
+
+
+def test_every_op_has_its_cases_and_its_refusals():
+    for subject in conformance.SUBJECTS:
+        if subject not in DATA_ARGUMENTS:
+            op = subject.removeprefix("op ")
+            assert len({c.label for c in op_cases(op)}) == len(op_cases(op)) >= 30
+            assert len({c.label for c in bad_calls(op)}) == len(bad_calls(op)) >= 8
 
 
 @pytest.mark.parametrize("subject", conformance.SUBJECTS)
@@ -79,6 +90,45 @@ def test_unsupported_is_not_passed(register):
     assert {r.status for r in results} == {"unsupported"}
     rows = conformance.table(results).splitlines()
     assert any("upfirdn2d" in row and "float32" in row for row in rows)
+
+
+def test_computing_what_is_not_supported_fails(register):
+    """A backend that declines, and is found at work when it is forced."""
+    answers = cycle([False, True])
+    register("fickle", imitation(supports=lambda primitive, *args: next(answers)))
+    results = conformance.check("fickle", dtypes=(torch.float32,), subjects=["bias_act"])
+    assert {r.status for r in results} == {"failed"}
+    assert all("forcing the backend raised no BackendError" in r.message for r in results)
+
+
+def test_an_op_that_a_backend_has_no_part_in_is_unsupported(register):
+    register("partial", imitation(upfirdn2d=None))
+    options = {"dtypes": (torch.float32,), "subjects": ["op upfirdn2d"]}
+    assert {r.status for r in conformance.check("partial", **options)} == {"unsupported"}
+
+
+class NoFloat64(TorchDispatchMode):
+    """Refuses float64 on the device meta, which stands for one that does not have it."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for t in tree_leaves(out):
+            if isinstance(t, torch.Tensor) and t.is_meta:
+                assert t.dtype != torch.float64, func
+        return out
+
+
+@pytest.mark.parametrize("dtype", conformance.DTYPES)
+def test_no_float64_reaches_the_device(dtype):
+    with NoFloat64():
+        for case in (c for p in DATA_ARGUMENTS for c in cases(p)[:9]):
+            for arrange in conformance._LAYOUTS.values():
+                args = arrange(case, case.cast(dtype, "meta"))
+                for out in dispatch.allocate(case.primitive, *args) if args else ():
+                    conformance._Guarded(out, 61, -7.0)
+        for case in op_cases("upfirdn2d")[:3] + op_cases("modulated_conv2d")[:3]:
+            tensors = {name: t.to("meta") for name, t in case.cast(dtype).items()}
+            conformance._derivatives(case, tensors)
 
 
 def test_unknown_names(register):
