@@ -123,7 +123,7 @@ def translate(
     recursive: bool = True,
     batch_size: int = 4,
     suffix: str = "",
-    format: Literal["png", "jpg", "webp", "tiff"] | None = None,
+    format: Literal["png", "jpg", "webp", "tiff", "npy"] | None = None,
     quality: int = 95,
     on_exists: Literal["skip", "overwrite"] = "skip",
     resize: Literal["none", "fit"] | None = None,
@@ -155,7 +155,7 @@ def translate(
         Put behind the stem of every output's name: _photo makes a.png a_photo.png.
     format
         Format of the outputs; JPEG and WebP stay what they are and all else becomes PNG if not
-        given.
+        given, or TIFF where PNG cannot hold it.
     quality
         Of JPEG and WebP, 1 to 100.
     on_exists

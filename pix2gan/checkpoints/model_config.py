@@ -35,11 +35,12 @@ _ARCHITECTURE_LIMITS = {
 _ANY_INTEGER_LIMIT = 4_096
 
 RESIZE_MODES = ("none", "fit")
+FITS = ("pad", "resize", "crop", "scale-width", "none")
 WEIGHTS_DTYPES = ("float32", "float16")
 STATISTICS = ("running", "image")
 
 # Fields that came after the first models were written: absent, they have their defaults.
-_LATER_FIELDS = ("statistics",)
+_LATER_FIELDS = ("statistics", "input_range", "output_range")
 
 
 @dataclass(frozen=True)
@@ -49,16 +50,21 @@ class Preprocessing:
     Attributes:
         size: Height and width of the training images, in pixels.
         fit: How pictures were brought to that size: "pad" (whole picture, its border continued
-            into the margins), "resize" (whole picture, stretched) or "crop" (a part of it).
+            into the margins), "resize" (whole picture, stretched), "crop" (a part of it),
+            "scale-width" (the width scaled, the height cut or padded) or "none" (cut out unscaled).
             Translation pads in the same way with "pad" and `resize_mode` "fit".
         resize_mode: What translation does by default: "none" runs the network at the image's own
             resolution; "fit" scales the image until its longer side is `size`, and the result back
             (right for networks that have learned whole objects of one size). Models trained with
-            `fit` "resize" or "crop" say "none", and so see images at another scale than in training
+            another `fit` say "none", and so see images at another scale than in training
             unless these are about as large as training images scaled to `size`.
         domain_a: What the inputs are, "sketch" or "photo" or any other word. "sketch" has a
             meaning: drawings are grey, dark on white, and have white around them.
         domain_b: What the outputs are.
+        input_range: The values in the files of the input domain that are black and white, for data
+            whose files do not say (depth in metres, 12 bits in 16); None is the whole range of
+            integers, and 0 to 1 for floats. Left out of the file if None.
+        output_range: The same for the output domain: what translation writes as floats.
     """
 
     size: int = 256
@@ -66,6 +72,8 @@ class Preprocessing:
     resize_mode: str = "none"
     domain_a: str = "photo"
     domain_b: str = "photo"
+    input_range: tuple[float, float] | None = None
+    output_range: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -106,7 +114,11 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """What `config.json` holds, `format_version` first."""
-        return {"format_version": FORMAT_VERSION, **dataclasses.asdict(self)}
+        values = {"format_version": FORMAT_VERSION, **dataclasses.asdict(self)}
+        for name in ("input_range", "output_range"):
+            if values["preprocessing"][name] is None:
+                del values["preprocessing"][name]
+        return values
 
     def to_json(self) -> str:
         """The text of `config.json`; a path or the like in `training` becomes text."""
@@ -182,13 +194,12 @@ class _Reader:
         fields = self.fields(
             ModelConfig, {k: v for k, v in values.items() if k != "format_version"}
         )
-        low, high = self.value_range(fields["value_range"])
         return ModelConfig(
             architecture=self.architecture(fields["architecture"]),
             in_channels=self.integer("in_channels", fields["in_channels"], MAX_CHANNELS),
             out_channels=self.integer("out_channels", fields["out_channels"], MAX_CHANNELS),
             preprocessing=self.preprocessing(fields["preprocessing"]),
-            value_range=(low, high),
+            value_range=self.value_range("value_range", fields["value_range"]),
             statistics=self.choice("statistics", fields["statistics"], STATISTICS),
             direction=self.choice("direction", fields["direction"], ("AtoB", "BtoA")),
             method=self.text("method", fields["method"]),
@@ -203,12 +214,14 @@ class _Reader:
         fields = self.fields(Preprocessing, self.mapping("preprocessing", value), "preprocessing.")
         return Preprocessing(
             size=self.integer("preprocessing.size", fields["size"], MAX_IMAGE_SIZE),
-            fit=self.choice("preprocessing.fit", fields["fit"], ("pad", "resize", "crop", "none")),
+            fit=self.choice("preprocessing.fit", fields["fit"], FITS),
             resize_mode=self.choice(
                 "preprocessing.resize_mode", fields["resize_mode"], RESIZE_MODES
             ),
             domain_a=self.text("preprocessing.domain_a", fields["domain_a"]),
             domain_b=self.text("preprocessing.domain_b", fields["domain_b"]),
+            input_range=self.optional_range("input_range", fields["input_range"]),
+            output_range=self.optional_range("output_range", fields["output_range"]),
         )
 
     def architecture(self, value: Any) -> dict[str, Any]:
@@ -235,16 +248,17 @@ class _Reader:
                 )
         return architecture
 
-    def value_range(self, value: Any) -> tuple[float, float]:
+    def optional_range(self, name: str, value: Any) -> tuple[float, float] | None:
+        return None if value is None else self.value_range(f"preprocessing.{name}", value)
+
+    def value_range(self, name: str, value: Any) -> tuple[float, float]:
         if (
             not isinstance(value, (list, tuple))
             or len(value) != 2
             or any(isinstance(v, bool) or not isinstance(v, (int, float)) for v in value)
             or not -1e6 <= value[0] < value[1] <= 1e6
         ):
-            raise self.fail(
-                f"value_range must be two rising numbers like [-1, 1], not {_short(value)}"
-            )
+            raise self.fail(f"{name} must be two rising numbers like [-1, 1], not {_short(value)}")
         return float(value[0]), float(value[1])
 
     def fields(self, of: type, values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -23,9 +23,13 @@ def encode_image(
     dpi: tuple[float, float] | None = None,
     xmp: bytes | None = None,
 ) -> bytes:
-    """The bytes of an image file; ``format`` is "PNG", "JPEG", "WEBP", "TIFF" or "BMP", the last of
-    which has no place for ``xmp``."""
+    """The bytes of an image file; ``format`` is "PNG", "JPEG", "WEBP", "TIFF", "BMP" or "NPY", the
+    last two of which have no place for ``xmp``."""
     image = with_channels(image)
+    if format == "NPY":
+        buffer = io.BytesIO()
+        np.save(buffer, image[..., 0] if image.shape[2] == 1 else image, allow_pickle=False)
+        return buffer.getvalue()
     channels = image.shape[2]
     icc_profile = _profile_for(icc_profile, channels)
     if format == "TIFF" and (image.dtype != np.uint8 or channels > 4):

@@ -70,6 +70,7 @@ _SUFFIXES_BY_FORMAT = {
     "PPM": (".pbm", ".pgm", ".ppm", ".pnm"),
     "JPEG2000": (".jp2", ".j2k", ".jpx"),
     "AVIF": (".avif",),
+    "NPY": (".npy",),
 }
 
 IMAGE_SUFFIXES = frozenset(suffix for group in _SUFFIXES_BY_FORMAT.values() for suffix in group)
@@ -88,8 +89,8 @@ def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Array:
 
     Returns:
         ``[H, W, C]`` uint8, uint16 or float32; C is 1 (grey), 2 (grey, alpha), 3 (RGB),
-        4 (RGB, alpha) or whatever a many-channel TIFF holds. Palettes are resolved; CMYK, YCbCr and
-        LAB become RGB; of animations and multi-page files the first image is taken.
+        4 (RGB, alpha) or whatever a many-channel TIFF or ``.npy`` holds. Palettes are resolved;
+        CMYK, YCbCr and LAB become RGB; of animations and multi-page files the first image is taken.
 
     Raises:
         BadImageError: For whatever is wrong with the file.
@@ -197,6 +198,7 @@ _WRITERS = {
     ".tif": "TIFF",
     ".tiff": "TIFF",
     ".bmp": "BMP",
+    ".npy": "NPY",
 }
 
 
@@ -212,8 +214,10 @@ def save_image(
     """Write an image so that ``path`` is never half-written.
 
     Args:
-        path: Its suffix chooses the format: .png, .jpg, .jpeg, .webp, .tif, .tiff or .bmp.
-        image: ``[H, W, C]`` or ``[H, W]``: uint8; uint16 for PNG and TIFF; float32 for TIFF.
+        path: Its suffix chooses the format: .png, .jpg, .jpeg, .webp, .tif, .tiff, .bmp or
+            .npy.
+        image: ``[H, W, C]`` or ``[H, W]``: uint8; uint16 for PNG, TIFF and .npy; float32 for TIFF
+            and .npy.
         quality: 1 to 100, for JPEG and WebP.
         icc_profile: Embedded where the format can and the profile fits the channels.
         dpi: Resolution, embedded where the format can.

@@ -1,7 +1,7 @@
 """What reads which image file, and what the file says about its image.
 
 Pillow decodes 8-bit files. It would reduce 16-bit colour PNG, JPEG 2000 and PNM to 8 bits without
-a word, so imagecodecs and NumPy decode those; tifffile decodes TIFF.
+a word, so imagecodecs and NumPy decode those; tifffile decodes TIFF, NumPy ``.npy``.
 Readers raise whatever their library does; ``image_io`` makes one ``BadImageError`` of it.
 """
 
@@ -20,6 +20,7 @@ from pix2gan.data.image_info import (
     valid_dpi,
     valid_orientation,
 )
+from pix2gan.data.npy_reader import NpyReader
 from pix2gan.data.pixels import Array, normalise_dtype, pil_to_array, spread_to_16_bits
 from pix2gan.data.png_pnm import decode_deep_pnm, find_png_chunk, parse_pnm_header
 from pix2gan.data.tiff_reader import TiffReader
@@ -39,6 +40,7 @@ _MAGIC = (
     (re.compile(rb"P[1-6]\s"), "PPM"),
     (re.compile(rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  \r\n\x87\n"), "JPEG2000"),
     (re.compile(rb"....ftyp(avif|avis|mif1|msf1)", re.DOTALL), "AVIF"),
+    (re.compile(rb"\x93NUMPY"), "NPY"),
 )
 
 # The plugins' classes are called directly: Image.open would apply its own, process-wide size limit
@@ -55,7 +57,7 @@ _PILLOW = {
 }
 
 
-def open_reader(file: IO[bytes], name: str) -> _PillowReader | TiffReader:
+def open_reader(file: IO[bytes], name: str) -> _PillowReader | TiffReader | NpyReader:
     """The reader for what the file begins with; its name does not matter."""
     head = file.read(64)
     if not head:
@@ -63,6 +65,8 @@ def open_reader(file: IO[bytes], name: str) -> _PillowReader | TiffReader:
     for magic, format in _MAGIC:
         if magic.match(head):
             file.seek(0)
+            if format == "NPY":
+                return NpyReader(file, name)
             return (TiffReader if format == "TIFF" else _PillowReader)(file, name, format)
     known = ", ".join(format for _, format in _MAGIC)
     raise BadImageError(name, f"it is not an image in a known format; use one of {known}.")

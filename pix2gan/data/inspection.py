@@ -9,6 +9,9 @@ from typing import TypeVar
 from pix2gan.data.pair_layouts import name_some
 from pix2gan.errors import BadImageError, DataError
 
+CHECKED_IN_SHARDS = 256
+"""Of images in shards so many are opened: shards may hold more than anyone would wait for."""
+
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -36,3 +39,11 @@ def raise_broken(broken: Sequence[BadImageError], total: int, things: str) -> No
         raise DataError(
             f"{len(broken)} of {total} {things} cannot be used; repair or remove these:\n{listed}"
         )
+
+
+def choose_to_open(items: Sequence[_Item], in_shards: bool) -> Sequence[_Item]:
+    """All of the items, or of those in shards ``CHECKED_IN_SHARDS``, evenly spread."""
+    if not in_shards or len(items) <= CHECKED_IN_SHARDS:
+        return items
+    places = (i * len(items) // CHECKED_IN_SHARDS for i in range(CHECKED_IN_SHARDS))
+    return [items[place] for place in places]

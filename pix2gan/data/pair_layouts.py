@@ -1,4 +1,4 @@
-"""Where pairs come from: the layouts of folders that are recognised, and opening a pair's files."""
+"""Where pairs come from: folders, manifests and shards, and opening a pair's files."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from pix2gan.data.image_io import Array, list_images, natural_key, open_image, to_rgb, to_uint8
+from pix2gan.data.image_file import ImageFile, open_file
+from pix2gan.data.image_io import Array, list_images, natural_key, to_rgb
+from pix2gan.data.manifest import MANIFEST_SUFFIXES, is_manifest, read_manifest
+from pix2gan.data.shards import names_shards, open_shards
 from pix2gan.data.transforms import trim_margins
+from pix2gan.data.value_range import ValueRange, to_sample
 from pix2gan.errors import BadImageError, DataError
 
 Split: TypeAlias = Literal["train", "test", "all"]
-Layout: TypeAlias = Literal["side-by-side", "two folders", "sketched photos"]
+Layout: TypeAlias = Literal["side-by-side", "two folders", "two files", "sketched photos"]
 
 NAMED_IN_ERRORS = 20
 """So many files are named in an error, the others counted."""
@@ -30,20 +34,35 @@ class PairFiles:
     """Where a pair comes from: two files, or one that holds both."""
 
     name: str
-    """Path below the data folder without suffix, "/" between folders."""
-    a: Path | None
+    """Path below the data folder without suffix, "/" between folders; in a manifest B's path as it
+    stands there, in shards the key."""
+    a: ImageFile | None
     """Image of domain A; None where it is drawn from ``b``, or the left half of it."""
-    b: Path
+    b: ImageFile
     """Image of domain B, or of both side by side."""
+
+
+@dataclass(frozen=True)
+class FoundPairs:
+    """The pairs of a data set."""
+
+    layout: Layout
+    pairs: list[PairFiles]
+    shard_sizes: tuple[int, ...] = ()
+    """How many pairs each shard holds, in the order of ``pairs``; empty for other data."""
+
+    def __post_init__(self) -> None:
+        assert not self.shard_sizes or sum(self.shard_sizes) == len(self.pairs)
 
 
 def find_pairs(
     data: Path, sketched: bool, split: Split = "all", own_test: bool = True
-) -> tuple[Layout, list[PairFiles]]:
-    """Recognise the layout of ``data`` and list its pairs in natural order.
+) -> FoundPairs:
+    """Recognise the layout of ``data`` and list its pairs, files in natural order.
 
     Args:
-        data: The folder.
+        data: A folder, a manifest (see ``pix2gan.data.manifest``) or shards
+            (``pix2gan.data.shards``).
         sketched: Whether domain A is drawn from photos, so that files are single photos.
         split: Which of the data's own train and test folders to list, where there are such.
         own_test: Whether the data's own test folders make up the "test" split. If not, that is
@@ -52,9 +71,15 @@ def find_pairs(
     Raises:
         DataError: If no layout fits or files do not match up; it names them.
     """
-    if not data.is_dir():
-        raise DataError(f"There is no folder {data}; check the path.")
     wanted = "test" if split == "test" and own_test else "train"
+    if is_manifest(data):
+        return _find_in_manifest(data, sketched, wanted)
+    if names_shards(data):
+        return _find_in_shards(data, sketched, wanted)
+    if not data.is_dir():
+        suffixes = ", ".join(sorted(MANIFEST_SUFFIXES))
+        what = f"{data} is a file, but no manifest ({suffixes}) and no .tar"
+        raise DataError(f"{what if data.exists() else f'There is no folder {data}'}; check it.")
     if (data / "train").is_dir() and not list_images(data, recursive=False):
         names = ("test", "val") if wanted == "test" else ("train",)
         entered = next((data / name for name in names if (data / name).is_dir()), None)
@@ -64,16 +89,66 @@ def find_pairs(
     return _find_in(data, sketched, wanted)
 
 
-def _find_in(data: Path, sketched: bool, wanted: str) -> tuple[Layout, list[PairFiles]]:
+def _find_in_manifest(path: Path, sketched: bool, wanted: str) -> FoundPairs:
+    rows = read_manifest(path)
+    splits = ("train",) if wanted == "train" else ("test", "val")
+    # The test set is "test", and "val" where there is none of that name; as with folders.
+    chosen = next((s for s in splits if any(row.split == s for row in rows)), None)
+    if chosen is None:
+        raise _no_test_split(path) if wanted == "test" else DataError(f"{path} has no train rows.")
+    pairs = []
+    for row in rows:
+        if row.split != chosen:
+            continue
+        if row.b is None:
+            raise DataError(f"{path}: {row.a} has no B; name one, or train an unpaired method.")
+        pairs.append(PairFiles(row.name, row.a, row.b))
+    layout: Layout = _layout_of(path, {pair.a is None for pair in pairs}, sketched)
+    return FoundPairs(layout, pairs)
+
+
+def _find_in_shards(data: Path, sketched: bool, wanted: str) -> FoundPairs:
+    if wanted == "test":
+        raise _no_test_split(data)
+    shards = open_shards(data)
+    pairs = [PairFiles(sample.key, sample.a, sample.b) for shard in shards for sample in shard]
+    layout = _layout_of(data, {pair.a is None for pair in pairs}, sketched)
+    return FoundPairs(layout, pairs, tuple(map(len, shards)))
+
+
+def _layout_of(data: Path, single: set[bool], sketched: bool) -> Layout:
+    """The layout of images that were listed: ``single`` says whether they come one by one."""
+    if len(single) > 1:
+        raise DataError(f"Some rows of {data} name A and B and others B alone; make them alike.")
+    if single == {False}:
+        if sketched:
+            raise _sketch_of_pairs(data, "the photos alone")
+        return "two files"
+    return "sketched photos" if sketched else "side-by-side"
+
+
+def _sketch_of_pairs(data: Path, instead: str) -> DataError:
+    return DataError(
+        f"{data} holds pairs of two images, and sketch draws one of the two from the other: leave "
+        f"sketch out, or name {instead}."
+    )
+
+
+def _find_in(data: Path, sketched: bool, wanted: str) -> FoundPairs:
     folders = [data / name for pair in _PAIR_FOLDERS["train"] for name in pair]
     present = [folder for folder in folders if folder.is_dir()]
     if sketched:
+        # A folder that happens to be called A is one of photos like any other; two are pairs.
+        for first, second in _PAIR_FOLDERS["train"]:
+            if data / first in present and data / second in present:
+                raise _sketch_of_pairs(data, f"the folder of photos, as in {data / second}")
         photos = list_images(data)
         if not photos:
             raise DataError(f"There are no images in {data}; name a folder of photos.")
-        return "sketched photos", [PairFiles(_stem(photo, data), None, photo) for photo in photos]
+        pairs = [PairFiles(_stem(photo, data), None, photo) for photo in photos]
+        return FoundPairs("sketched photos", pairs)
     if present:
-        return "two folders", _match_folders(*_choose_folders(data, present, wanted))
+        return FoundPairs("two folders", _match_folders(*_choose_folders(data, present, wanted)))
     files = list_images(data)
     if not files:
         raise DataError(
@@ -82,7 +157,7 @@ def _find_in(data: Path, sketched: bool, wanted: str) -> tuple[Layout, list[Pair
         )
     if wanted == "test":
         raise _no_test_split(data)
-    return "side-by-side", [PairFiles(_stem(file, data), None, file) for file in files]
+    return FoundPairs("side-by-side", [PairFiles(_stem(file, data), None, file) for file in files])
 
 
 def _no_test_split(data: Path) -> DataError:
@@ -157,27 +232,42 @@ def _place(name: str, seed: int) -> float:
     return int.from_bytes(digest, "big") / 2**64
 
 
-def open_pair(pair: PairFiles, layout: Layout) -> list[Array]:
-    """The images of a pair as uint8 ``[H, W, C]``: [A, B], or [photo] of sketched photos.
+def open_pair(
+    pair: PairFiles, layout: Layout, ranges: tuple[ValueRange | None, ValueRange | None]
+) -> list[Array]:
+    """The images of a pair as samples ``[H, W, C]``: [A, B], or [photo] of sketched photos.
 
-    Sketched photos are RGB and rid of white margins (``trim_margins``).
+    Samples are uint8, or float32 in [0, 1] (``to_sample``). Sketched photos are RGB and rid of
+    white margins (``trim_margins``).
+
+    Args:
+        pair: The pair.
+        layout: How its images lie.
+        ranges: Which values are black and white in A and in B.
 
     Raises:
-        BadImageError: If a file is broken, or its halves are not equally wide.
+        BadImageError: If a file is broken, its values are outside of what is expected, or its
+            halves are not equally wide.
     """
-    second = to_uint8(open_image(pair.b))
     if pair.a is not None:
-        return [to_uint8(open_image(pair.a)), second]
+        return [
+            to_sample(open_file(file), values, str(file))
+            for file, values in zip((pair.a, pair.b), ranges, strict=True)
+        ]
+    image = open_file(pair.b)
     if layout == "sketched photos":
-        return [trim_margins(to_rgb(second))]
-    width = second.shape[1]
+        return [trim_margins(to_rgb(to_sample(image, ranges[1], str(pair.b))))]
+    width = image.shape[1]
     if width < 2 or width % 2:
         reason = (
             f"its width is {width}, so it does not fall into equal halves A|B; "
             "fix or remove it, or say sketch if it is a photo."
         )
-        raise BadImageError(pair.b, reason)
-    return [second[:, : width // 2], second[:, width // 2 :]]
+        raise BadImageError(str(pair.b), reason)
+    halves = image[:, : width // 2], image[:, width // 2 :]
+    return [
+        to_sample(half, values, str(pair.b)) for half, values in zip(halves, ranges, strict=True)
+    ]
 
 
 def name_some(lines: Sequence[str]) -> str:

@@ -1,8 +1,8 @@
 """Paired data: for each image of the input domain the one that it should become.
 
-``open_paired`` recognises three layouts of folders, ``check_paired`` opens every file before
-training does. Which image is input and which is target is settled here: item ``"A"`` is
-always what the generator reads and item ``"B"`` what it should make.
+``open_paired`` recognises folders of three layouts, manifests and shards, ``check_paired`` opens
+every file before training does. Which image is input and which is target is settled here: item
+``"A"`` is always what the generator reads and item ``"B"`` what it should make.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 from torch.utils.data import Dataset
 
+from pix2gan.data.augmentation import Augment, Augmentation, choose_augmentation
 from pix2gan.data.image_cache import ImageCache
-from pix2gan.data.image_io import Array, to_channels, to_rgb
-from pix2gan.data.inspection import in_threads, raise_broken
+from pix2gan.data.image_io import Array, to_channels, to_rgb, to_uint8
+from pix2gan.data.inspection import choose_to_open, in_threads, raise_broken
 from pix2gan.data.pair_layouts import (
+    FoundPairs,
     Layout,
     PairFiles,
     Split,
@@ -28,18 +30,22 @@ from pix2gan.data.pair_layouts import (
     open_pair,
 )
 from pix2gan.data.sampler import SampleKey, random_stream
+from pix2gan.data.seams import Halves, are_pairs, look_at_halves
 from pix2gan.data.transforms import (
-    Augmenter,
     AugmentOptions,
     Fit,
+    cut_windows,
     fit_image,
     has_plain_background,
     is_photo,
     to_tensor,
 )
+from pix2gan.data.value_range import ValueRange
 from pix2gan.errors import BadImageError, ConfigError, DataError
 
 Direction: TypeAlias = Literal["AtoB", "BtoA"]
+
+_CUTOUT_STREAM = 3  # beside the streams that the samples' other random choices come from
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,8 @@ class PairedSummary:
 
     layout: Layout
     pairs: int
+    opened: int
+    """How many of them were opened: of shards only some, evenly spread."""
     left_out: tuple[str, ...]
     """Names left out because their background is not plain."""
     smallest: tuple[int, int]
@@ -57,6 +65,8 @@ class PairedSummary:
     def __str__(self) -> str:
         (h0, w0), (h1, w1) = self.smallest, self.largest
         text = f"{self.pairs} pairs ({self.layout}), {w0} x {h0} to {w1} x {h1} pixels"
+        if self.opened < self.pairs:
+            text += f" as far as {self.opened} of them show"
         if self.left_out:
             text += f"; {len(self.left_out)} photos without a plain background left out"
         return text
@@ -81,19 +91,27 @@ class PairedDataset(Dataset[dict[str, Any]]):
         size: int,
         direction: Direction,
         sketch: str | None,
-        augment: AugmentOptions | None,
+        augmentation: Augmentation | None,
         seed: int,
         fit: Fit,
         in_channels: int,
         out_channels: int,
+        input_range: ValueRange | None = None,
+        output_range: ValueRange | None = None,
+        side_by_side: bool = False,
         cache_bytes: int,
         left_out: Sequence[str] = (),
+        shard_sizes: Sequence[int] = (),
     ) -> None:
         self.pairs, self.layout, self.size = list(pairs), layout, size
         self.direction, self.sketch, self.seed, self.fit = direction, sketch, seed, fit
         self.in_channels, self.out_channels = in_channels, out_channels
+        self.input_range, self.output_range = input_range, output_range
+        self.side_by_side = side_by_side
         self.left_out = list(left_out)
-        self.augmenter = Augmenter(size, augment) if augment else None
+        #: How many pairs lie in each shard; samplers keep those of one shard together.
+        self.shard_sizes = tuple(shard_sizes)
+        self.augmenter = augmentation
         self._cache = ImageCache(cache_bytes)
 
     def __len__(self) -> int:
@@ -111,6 +129,8 @@ class PairedDataset(Dataset[dict[str, Any]]):
         images = self._load(index)
         geometry_seed, colour_seed = random_stream(self.seed, epoch, index).integers(2**31, size=2)
         if self.augmenter is not None:
+            if self.fit == "none":
+                images = cut_windows(images, self.augmenter.load_size, int(geometry_seed))
             images = self.augmenter.geometry(images, int(geometry_seed))
         if self.sketch is not None:
             images = [self._draw(images[0], epoch, index), images[0]]
@@ -124,6 +144,8 @@ class PairedDataset(Dataset[dict[str, Any]]):
                 target = self.augmenter.colours(target, int(colour_seed), target=True)
             elif is_photo(source):
                 source = self.augmenter.colours(source, int(colour_seed), target=False)
+            hole = random_stream(self.seed, epoch, index, _CUTOUT_STREAM).integers(2**31)
+            source = self.augmenter.cut_out(source, int(hole))
         return {
             "A": to_tensor(to_channels(source, self.in_channels)),
             "B": to_tensor(to_channels(target, self.out_channels)),
@@ -136,22 +158,31 @@ class PairedDataset(Dataset[dict[str, Any]]):
         assert self.sketch is not None
         # Varied from sample to sample in training; without augmentation fixed middle settings.
         rng = random_stream(self.seed, epoch, index, 1) if self.augmenter is not None else None
-        drawing: Array = sketch.draw_sketch(photo, self.sketch, rng)
+        drawing: Array = sketch.draw_sketch(to_uint8(photo), self.sketch, rng)
         return drawing[..., np.newaxis]
 
     def _load(self, index: int) -> list[Array]:
-        """Decoded images as uint8 squares: [A, B], or [photo] where A is drawn from it."""
+        """Decoded samples as squares: [A, B], or [photo] where A is drawn from it.
+
+        With fit "none" and augmentation they are as large as they are: windows are cut later.
+        """
         cached = self._cache.get(index)
         if cached is None:
-            side = self.augmenter.load_size if self.augmenter is not None else self.size
-            opened = open_pair(self.pairs[index], self.layout)
-            channels = self._channels()
-            fitted = [
-                fit_image(to_channels(image, count), side, self.fit)
-                for image, count in zip(opened, channels, strict=True)
+            opened = [
+                to_channels(image, count)
+                for image, count in zip(self._open(index), self._channels(), strict=True)
             ]
-            cached = self._cache.put(index, fitted)
+            if self.augmenter is None or self.fit != "none":
+                side = self.size if self.augmenter is None else self.augmenter.load_size
+                opened = [fit_image(image, side, self.fit) for image in opened]
+            cached = self._cache.put(index, opened)
         return list(cached)
+
+    def _open(self, index: int) -> list[Array]:
+        ranges = self.input_range, self.output_range
+        if self.direction == "BtoA":
+            ranges = ranges[::-1]
+        return open_pair(self.pairs[index], self.layout, ranges)
 
     def _channels(self) -> list[int]:
         """Channels in which the files' images are kept: sketches are drawn from RGB."""
@@ -173,13 +204,16 @@ def open_paired(
     size: int = 256,
     direction: Direction = "AtoB",
     sketch: str | None = None,
-    augment: bool | AugmentOptions = True,
+    side_by_side: bool = False,
+    augment: Augment = True,
     holdout: float = 0.0,
     split: Split = "train",
     seed: int = 0,
     fit: Fit = "pad",
     in_channels: int = 3,
     out_channels: int = 3,
+    input_range: ValueRange | None = None,
+    output_range: ValueRange | None = None,
     only_plain_background: bool = False,
     cache_bytes: int = 2**30,
 ) -> PairedDataset:
@@ -188,18 +222,22 @@ def open_paired(
     - *side by side*: images (in sub-folders too) whose left half is A and right half is B;
     - *two folders*: ``A/`` and ``B/``, or ``trainA/`` and ``trainB/``, matched by relative path
       without suffix;
-    - *sketched photos*, with ``sketch``: photos are domain B, and A is drawn from them.
+    - *sketched photos*, with ``sketch``: photos are domain B, and A is drawn from them;
+    - *two files*: the rows of a manifest (``pix2gan.data.manifest``) or the samples of shards
+      (``pix2gan.data.shards``); of one image each, these are side by side or photos, too.
 
     A folder with ``train/`` (and perhaps ``test/`` or ``val/``) of these is entered. Where the data
     bring a test set of their own (also ``testA/`` and ``testB/``) and ``holdout`` is 0, that is the
     "test" split.
 
     Args:
-        data: The folder.
+        data: The folder, the manifest or the shards.
         size: Side of the square samples in pixels.
         direction: "AtoB": A is the input; "BtoA": B is the input (and becomes item "A").
         sketch: How to draw sketches (see ``pix2gan.data.sketch``), or None for real pairs.
-        augment: Whether to augment samples at random, or how; never done in the "test" split.
+        side_by_side: The images hold A|B side by side, even if ``check_paired`` sees no seam.
+        augment: Whether to augment samples at random, or how (see ``pix2gan.data.augmentation``);
+            never done in the "test" split.
         holdout: Share of the pairs that the "test" split holds and "train" lacks. Whether a pair
             is held out depends on its name and the seed, not on the other files.
         split: "train", "test" or "all".
@@ -207,6 +245,9 @@ def open_paired(
         fit: How images of other shapes become squares, see ``fit_image``.
         in_channels: Channels of item "A".
         out_channels: Channels of item "B".
+        input_range: The values in the input's files that are black and white, and become -1 and 1;
+            None is the whole range of 8 or 16 bits, and 0 to 1 for floats.
+        output_range: The same for the target.
         only_plain_background: Leave out photos (images of domain B) whose background is not light
             and even (``has_plain_background``).
         cache_bytes: Memory for decoded images, in each worker process.
@@ -222,15 +263,18 @@ def open_paired(
         raise ConfigError(f"holdout is a share from 0 up to 1, not {holdout}; try 0.1.")
     if size < 2:
         raise ConfigError(f"size is the side of the samples in pixels, not {size}; try 256.")
-    layout, found = find_pairs(Path(data), sketch is not None, split, own_test=holdout == 0)
-    chosen = choose_split(found, holdout, split, seed)
+    found = find_pairs(Path(data), sketch is not None, split, own_test=holdout == 0)
+    layout = found.layout
+    chosen = choose_split(found.pairs, holdout, split, seed)
     if not chosen:
         raise DataError(
             f"The {split} split of {os.fspath(data)} is empty; hold out a share with holdout."
         )
     left_out: list[str] = []
     if only_plain_background:
-        plain = _with_plain_background(chosen, layout)
+        plain = _with_plain_background(
+            chosen, layout, output_range if direction == "AtoB" else input_range
+        )
         left_out = [pair.name for pair in chosen if pair.name not in plain]
         chosen = [pair for pair in chosen if pair.name in plain]
         if not chosen:
@@ -238,21 +282,36 @@ def open_paired(
                 f"No photo in {os.fspath(data)} has a light and even background; "
                 "do not ask for plain backgrounds only."
             )
-    options = AugmentOptions() if augment is True else augment or None
+    names = ("image",) if sketch is not None else ("image", "target")
+    augmentation = choose_augmentation(
+        augment, size, AugmentOptions(), names if direction == "AtoB" else names[::-1]
+    )
     return PairedDataset(
         chosen,
         layout,
         size=size,
         direction=direction,
         sketch=sketch,
-        augment=options if split != "test" else None,
+        augmentation=augmentation if split != "test" else None,
         seed=seed,
         fit=fit,
         in_channels=in_channels,
         out_channels=out_channels,
+        input_range=input_range,
+        output_range=output_range,
+        side_by_side=side_by_side,
         cache_bytes=cache_bytes,
         left_out=left_out,
+        shard_sizes=_count_in_shards(found, chosen),
     )
+
+
+def _count_in_shards(found: FoundPairs, chosen: Sequence[PairFiles]) -> list[int]:
+    """How many of the chosen pairs, which are in the order of the found ones, lie in each shard."""
+    kept = {id(pair) for pair in chosen}
+    pairs = iter(found.pairs)
+    counts = (sum(id(next(pairs)) in kept for _ in range(size)) for size in found.shard_sizes)
+    return [count for count in counts if count]
 
 
 def check_choice(option: str, value: str, choices: Iterable[str]) -> None:
@@ -288,58 +347,77 @@ def check_paired(
         data = open_paired(data, sketch=sketch, fit=fit, augment=False, split="all")
     dataset = data
 
-    def inspect(pair: PairFiles) -> tuple[int, int] | BadImageError:
+    def inspect(index: int) -> _Looked | BadImageError:
+        pair = dataset.pairs[index]
         try:
-            images = open_pair(pair, dataset.layout)
+            images = dataset._open(index)
             for image, count in zip(images, dataset._channels(), strict=True):
                 if image.shape[2] > 4 and image.shape[2] != count:
                     reason = f"it has {image.shape[2]} channels where {count} are expected."
-                    raise BadImageError(pair.b, reason)
+                    raise BadImageError(str(pair.b), reason)
             _check_shapes(pair, images, dataset.fit)
-            return images[-1].shape[0], images[-1].shape[1]
+            halves = look_at_halves(*images) if dataset.layout == "side-by-side" else None
+            return _Looked((images[-1].shape[0], images[-1].shape[1]), halves)
         except BadImageError as error:
             return error
 
-    results = in_threads(inspect, dataset.pairs, threads, progress)
+    results = in_threads(
+        inspect,
+        choose_to_open(range(len(dataset)), in_shards=bool(dataset.shard_sizes)),
+        threads,
+        progress,
+    )
     broken = [result for result in results if isinstance(result, BadImageError)]
-    raise_broken(broken, len(dataset), "pairs")
-    sizes = sorted((result for result in results if isinstance(result, tuple)), key=np.prod)
-    _check_wide_enough(dataset, sizes)
+    sound = [result for result in results if isinstance(result, _Looked)]
+    raise_broken(broken, len(results), "pairs")
+    halves = [result.halves for result in sound if result.halves is not None]
+    if halves and not dataset.side_by_side and not are_pairs(halves):
+        raise DataError(
+            "These images look like single photos, not like pairs A|B side by side: most show no "
+            "seam in their middle. Say sketch to have inputs drawn from photos, give folders A and "
+            "B, or say side_by_side if they are pairs all the same."
+        )
+    sizes = sorted((result.size for result in sound), key=np.prod)
     return PairedSummary(
         layout=dataset.layout,
         pairs=len(dataset),
+        opened=len(results),
         left_out=tuple(dataset.left_out),
         smallest=sizes[0],
         largest=sizes[-1],
     )
 
 
+@dataclass(frozen=True)
+class _Looked:
+    """What was seen of a pair: height and width of B, and how halves of one image meet."""
+
+    size: tuple[int, int]
+    halves: Halves | None
+
+
 def _check_shapes(pair: PairFiles, images: list[Array], fit: Fit) -> None:
     """The images of a pair must have one shape, or fitting would shift one against the other."""
     (ha, wa), (hb, wb) = images[0].shape[:2], images[-1].shape[:2]
+    if fit == "none" and (ha, wa) != (hb, wb):
+        reason = f"it is {wa} x {ha} pixels but its partner {pair.b} is {wb} x {hb}; scale one."
+        raise BadImageError(str(pair.a or pair.b), reason)
     if fit != "resize" and abs(wa * hb - wb * ha) > 0.02 * wa * hb + max(wa, wb, ha, hb):
         reason = (
             f"it is {wa} x {ha} pixels but its partner {pair.b} is {wb} x {hb}, which cannot lie "
             "on each other; crop them alike or use fit=resize."
         )
-        raise BadImageError(pair.a or pair.b, reason)
+        raise BadImageError(str(pair.a or pair.b), reason)
 
 
-def _check_wide_enough(dataset: PairedDataset, sizes: list[tuple[int, int]]) -> None:
-    narrow = sum(height > 2 * width for height, width in sizes)
-    if dataset.layout == "side-by-side" and 2 * narrow > len(sizes):
-        raise DataError(
-            "Most images are too narrow to be pairs A|B side by side; give folders A and B, "
-            "or say sketch if they are single photos."
-        )
-
-
-def _with_plain_background(pairs: list[PairFiles], layout: Layout) -> set[str]:
+def _with_plain_background(
+    pairs: list[PairFiles], layout: Layout, values: ValueRange | None
+) -> set[str]:
     """Names of the pairs whose image of domain B has a plain background."""
 
     def inspect(pair: PairFiles) -> bool | BadImageError:
         try:
-            return has_plain_background(to_rgb(open_pair(pair, layout)[-1]))
+            return has_plain_background(to_rgb(open_pair(pair, layout, (None, values))[-1]))
         except BadImageError as error:
             return error
 

@@ -1,13 +1,15 @@
 """From images of any size to training samples: fitting to a square and random augmentation.
 
-Images here are uint8 ``[H, W, C]``; ``resize`` and ``pad_to_square`` also take float32 in [0, 1],
-for translation does with them what training did. Both images of a pair go through the same
-geometry. Every random choice comes from a seed that the caller derives from (seed, epoch, index).
+Images here are samples: ``[H, W, C]`` uint8, or float32 in [0, 1] (what is deeper than 8 bits).
+Both images of a pair go through the same geometry. Every random choice comes from a seed that the
+caller derives from (seed, epoch, index). How a user's own augmentation is read is in
+``augmentation``.
 """
 
 from __future__ import annotations
 
 import os
+import random
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -15,10 +17,10 @@ import cv2
 import numpy as np
 import torch
 
-from pix2gan.data.image_io import Array
+from pix2gan.data.image_io import Array, to_uint8
 from pix2gan.errors import ConfigError
 
-Fit: TypeAlias = Literal["pad", "resize", "crop"]
+Fit: TypeAlias = Literal["pad", "resize", "crop", "scale-width", "none"]
 Side: TypeAlias = Literal["top", "bottom", "left", "right"]
 _SIDES: tuple[Side, ...] = get_args(Side)
 
@@ -39,25 +41,47 @@ def fit_image(image: Array, size: int, fit: Fit = "pad") -> Array:
     """``[size, size, C]`` from an image of any size.
 
     Args:
-        image: uint8 ``[H, W, C]``.
+        image: The image.
         size: Side of the square in pixels.
         fit: "pad" keeps everything and the aspect ratio, continuing the border where the image
             ends; "resize" stretches; "crop" keeps the aspect ratio and cuts the longer side off
-            evenly.
+            evenly; "scale-width" makes the width fit and cuts the height off, or pads it; "none"
+            scales nothing, and cuts off or pads.
     """
     height, width = image.shape[:2]
     if fit == "resize":
-        return resize(image, size, size)
-    if fit == "pad":
-        scale = size / max(height, width)
-        inner = resize(image, max(1, round(height * scale)), max(1, round(width * scale)))
-        return pad_to_square(inner, size)
-    if fit == "crop":
-        scale = size / min(height, width)
-        outer = resize(image, max(size, round(height * scale)), max(size, round(width * scale)))
-        top, left = (outer.shape[0] - size) // 2, (outer.shape[1] - size) // 2
-        return np.ascontiguousarray(outer[top : top + size, left : left + size])
-    raise ConfigError(f"Unknown fit {fit!r}: choose one of {', '.join(get_args(Fit))}.")
+        return _resize_sample(image, size, size)
+    if fit not in get_args(Fit):
+        raise ConfigError(f"Unknown fit {fit!r}: choose one of {', '.join(get_args(Fit))}.")
+    scales = {
+        "pad": size / max(height, width),
+        "crop": size / min(height, width),
+        "scale-width": size / width,
+        "none": 1.0,
+    }
+    least = size if fit == "crop" else 1
+    height, width = (max(least, round(side * scales[fit])) for side in (height, width))
+    scaled = _resize_sample(image, height, width)
+    top, left = max(0, height - size) // 2, max(0, width - size) // 2
+    cut = np.ascontiguousarray(scaled[top : top + size, left : left + size])
+    return pad_to_square(cut, size)
+
+
+def cut_windows(images: list[Array], size: int, seed: int) -> list[Array]:
+    """The same ``size`` x ``size`` window, chosen at random, of images that have one shape.
+
+    Where they are smaller, their border goes on as in ``pad_to_square``.
+    """
+    rng = np.random.default_rng(seed)
+    height, width = images[0].shape[:2]
+    top, left = (int(rng.integers(max(1, side - size + 1))) for side in (height, width))
+    return [pad_to_square(image[top : top + size, left : left + size], size) for image in images]
+
+
+def _resize_sample(image: Array, height: int, width: int) -> Array:
+    """``resize`` without what cubic interpolation overshoots in floats."""
+    resized = resize(image, height, width)
+    return np.clip(resized, 0, 1) if resized.dtype.kind == "f" else resized
 
 
 def resize(image: Array, height: int, width: int) -> Array:
@@ -118,10 +142,10 @@ def has_plain_background(photo: Array) -> bool:
     Judged by the upper corners, where an object rarely reaches and no shadow falls.
 
     Args:
-        photo: uint8 ``[H, W, 3]``, rid of its frame.
+        photo: ``[H, W, 3]``, rid of its frame.
     """
     side = max(6, photo.shape[0] // 10)
-    lab = cv2.cvtColor(np.ascontiguousarray(photo), cv2.COLOR_RGB2LAB).astype(np.float32)
+    lab = cv2.cvtColor(np.ascontiguousarray(to_uint8(photo)), cv2.COLOR_RGB2LAB).astype(np.float32)
     for corner in (lab[2:side, 2:side], lab[2:side, -side:-2]):
         pixels = corner.reshape(-1, 3)
         if not len(pixels):
@@ -140,13 +164,13 @@ def trim_margins(photo: Array) -> Array:
     margin would get a frame drawn into its sketch. An object on white keeps a narrow margin.
 
     Args:
-        photo: uint8 ``[H, W, 3]``.
+        photo: ``[H, W, 3]``.
 
     Returns:
         A view of the photo; the whole of it where it is all white.
     """
     height, width = photo.shape[:2]
-    inked = photo.min(axis=2) < PAPER
+    inked = to_uint8(photo).min(axis=2) < PAPER
     rows, columns = (np.flatnonzero(inked.mean(axis=axis) > 0.02) for axis in (1, 0))
     if not rows.size or not columns.size:
         return photo
@@ -184,6 +208,7 @@ def is_photo(image: Array) -> bool:
     """
     if image.shape[2] != 3:
         return False
+    image = to_uint8(image)
     around = np.ones((3, 3), np.uint8)
     flat = cv2.subtract(cv2.dilate(image, around), cv2.erode(image, around)).max(axis=2) <= 16
     if flat.mean() < 0.2:
@@ -202,12 +227,18 @@ class AugmentOptions:
 
     flip: bool = True
     """Mirror every other sample."""
+    flip_vertical: bool = False
+    """Turn every other sample upside down; right for what is seen from above."""
     rotate: float = 5.0
     """Largest angle in degrees."""
     scale: tuple[float, float] = (0.85, 1.04)
     """Objects on a plain background are scaled by a factor from this range."""
     shift: float = 0.05
     """... and moved by up to this share of the size."""
+    crop: bool = True
+    """Load images larger by ``JITTER`` and cut the sample out of them at random."""
+    colours: bool = True
+    """Vary the colours of photos, as follows."""
     gamma: tuple[float, float] = (0.85, 1.18)
     """Gamma of a photo: white and black stay what they are."""
     brightness: float = 0.1
@@ -216,6 +247,9 @@ class AugmentOptions:
     saturation: float = 0.2
     hue: float = 0.03
     """Share of the colour circle."""
+    cutout: float = 0.0
+    """Side, as a share of the size, of a square that is wiped out of half of the images that a
+    generator reads (DeVries and Taylor, arXiv:1708.04552)."""
 
 
 class Augmenter:
@@ -229,7 +263,7 @@ class Augmenter:
     def __init__(self, size: int, options: AugmentOptions | None = None) -> None:
         self.size = size
         self.options = options or AugmentOptions()
-        self.load_size = round(size * JITTER)
+        self.load_size = round(size * JITTER) if self.options.crop else size
         """Side of the squares that ``geometry`` expects."""
         self._pipelines: dict[str, Any] = {}
 
@@ -240,7 +274,7 @@ class Augmenter:
         """
         plain = all(plain_colour(images[-1], side) is not None for side in _SIDES)
         pipeline = self._pipeline("plain" if plain else "scene")
-        pipeline.set_random_seed(seed)
+        seed_pipeline(pipeline, seed)
         names = ["image", *(f"image{i}" for i in range(1, len(images)))]
         result = pipeline(**dict(zip(names, images, strict=True)))
         return [
@@ -249,7 +283,7 @@ class Augmenter:
         ]
 
     def colours(self, photo: Array, seed: int, target: bool) -> Array:
-        """Vary the colours of a photo, uint8 ``[H, W, 3]``; other channel counts stay as they are.
+        """Vary the colours of a photo ``[H, W, 3]``; other channel counts stay as they are.
 
         Args:
             photo: The photo.
@@ -257,12 +291,26 @@ class Augmenter:
             target: Whether the generator should learn to make this photo: then white stays white,
                 or it would learn to make grey backgrounds.
         """
-        if photo.shape[2] != 3:
+        if photo.shape[2] != 3 or not self.options.colours:
             return photo
         pipeline = self._pipeline("target" if target else "input")
-        pipeline.set_random_seed(seed)
+        seed_pipeline(pipeline, seed)
         varied: Array = pipeline(image=photo)["image"]
         return varied
+
+    def cut_out(self, image: Array, seed: int) -> Array:
+        """Wipe a square out of an image that a generator reads, or not: half of them stay whole.
+
+        The hole has the image's mean colour and lies anywhere, partly outside as well.
+        """
+        rng = np.random.default_rng(seed)
+        side = round(self.options.cutout * self.size)
+        if not side or rng.random() < 0.5:
+            return image
+        top, left = rng.integers(-side // 2, self.size - side // 2, size=2)
+        wiped = image.copy()
+        wiped[max(0, top) : top + side, max(0, left) : left + side] = image.mean(axis=(0, 1))
+        return wiped
 
     def _pipeline(self, name: str) -> Any:
         if name not in self._pipelines:
@@ -277,8 +325,10 @@ class Augmenter:
         if name in {"plain", "scene"}:
             targets = {f"image{i}": "image" for i in range(1, 4)}
             steps.append(albumentations.HorizontalFlip(p=0.5 if options.flip else 0.0))
+            if options.flip_vertical:
+                steps.append(albumentations.VerticalFlip(p=0.5))
         if name == "plain":
-            factors = tuple(factor / JITTER for factor in options.scale)
+            factors = tuple(factor * self.size / self.load_size for factor in options.scale)
             affine = albumentations.Affine(
                 scale=factors,
                 rotate=(-options.rotate, options.rotate),
@@ -318,11 +368,20 @@ def import_albumentations() -> Any:
     return albumentations
 
 
+def seed_pipeline(pipeline: Any, seed: int) -> None:
+    """Make what an albumentations pipeline draws next depend on ``seed`` alone.
+
+    Its transforms share one stream. ``set_random_seed`` would start each of them with the same
+    seed, so that all the coins of a pipeline fall alike: what is mirrored is always also turned.
+    """
+    pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
+
+
 def _restore_channels(image: Array, like: Array) -> Array:
     return image.reshape(*image.shape[:2], like.shape[2])
 
 
 def to_tensor(image: Array) -> torch.Tensor:
-    """uint8 ``[H, W, C]`` in 0 to 255 to float32 ``[C, H, W]`` in [-1, 1]."""
+    """A sample ``[H, W, C]`` as float32 ``[C, H, W]`` in [-1, 1]."""
     planes = torch.from_numpy(np.array(image.transpose(2, 0, 1), np.float32, order="C"))
-    return planes.div_(127.5).sub_(1.0)
+    return planes.div_(0.5 if image.dtype.kind == "f" else 127.5).sub_(1.0)

@@ -12,26 +12,38 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from torch.utils.data import Dataset
 
+from pix2gan.data.augmentation import Augment, Augmentation, choose_augmentation
 from pix2gan.data.image_cache import ImageCache
-from pix2gan.data.image_io import Array, list_images, open_image, to_channels, to_uint8
-from pix2gan.data.inspection import in_threads, raise_broken
+from pix2gan.data.image_file import ImageFile, open_file
+from pix2gan.data.image_io import Array, list_images, to_channels
+from pix2gan.data.inspection import choose_to_open, in_threads, raise_broken
+from pix2gan.data.manifest import is_manifest, read_manifest
 from pix2gan.data.pair_layouts import Split, held_out_names
 from pix2gan.data.paired import Direction, check_choice
-from pix2gan.data.sampler import SampleKey, random_stream
-from pix2gan.data.transforms import Augmenter, AugmentOptions, Fit, fit_image, to_tensor
+from pix2gan.data.sampler import Order, SampleKey, random_stream, shuffle
+from pix2gan.data.shards import ShardMember, names_shards, open_shards
+from pix2gan.data.transforms import (
+    AugmentOptions,
+    Fit,
+    cut_windows,
+    fit_image,
+    to_tensor,
+)
+from pix2gan.data.value_range import ValueRange, to_sample
 from pix2gan.errors import BadImageError, ConfigError, DataError
 
 Pairing: TypeAlias = Literal["random", "serial"]
 
 #: Mirrored and cut out of a slightly larger image, as in CycleGAN. Colours stay: they are part of
 #: what tells the domains apart.
-UNPAIRED_AUGMENTATION = AugmentOptions(rotate=0.0, scale=(1.0, 1.0), shift=0.0)
+UNPAIRED_AUGMENTATION = AugmentOptions(rotate=0.0, scale=(1.0, 1.0), shift=0.0, colours=False)
 
 _FOLDERS = {
     "train": (("trainA", "trainB"), ("A", "B")),
@@ -45,8 +57,9 @@ class DomainImage:
     """An image of one domain."""
 
     name: str
-    """``A/`` or ``B/``, then the path below its domain's folder without suffix."""
-    path: Path
+    """``A/`` or ``B/``, then the path below its domain's folder without suffix; in a manifest the
+    path as it stands there, in shards the key."""
+    file: ImageFile
 
 
 @dataclass(frozen=True)
@@ -88,17 +101,25 @@ class UnpairedDataset(Dataset[dict[str, Any]]):
         *,
         size: int,
         pairing: Pairing,
-        augment: AugmentOptions | None,
+        augmentation: Augmentation | None,
         seed: int,
         fit: Fit,
         in_channels: int,
         out_channels: int,
+        input_range: ValueRange | None = None,
+        output_range: ValueRange | None = None,
         cache_bytes: int,
     ) -> None:
         self.images_a, self.images_b = list(images_a), list(images_b)
         self.size, self.pairing, self.seed, self.fit = size, pairing, seed, fit
         self.in_channels, self.out_channels = in_channels, out_channels
-        self.augmenter = Augmenter(size, augment) if augment else None
+        self.input_range, self.output_range = input_range, output_range
+        self.augmenter = augmentation
+        self._shards_a, self._shards_b = map(_count_in_shards, (self.images_a, self.images_b))
+        #: How many images of the larger domain lie in each shard; samplers keep those together.
+        self.shard_sizes = (
+            self._shards_b if len(self.images_a) < len(self.images_b) else self._shards_a
+        )
         self._cache = ImageCache(cache_bytes)
 
     def __len__(self) -> int:
@@ -114,43 +135,69 @@ class UnpairedDataset(Dataset[dict[str, Any]]):
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         shuffles_a = len(self.images_a) < len(self.images_b)  # the sampler shuffles the larger
-        a = self._choose(self.images_a, epoch, index, shuffles_a)
-        b = self._choose(self.images_b, epoch, index, not shuffles_a)
-        seed_a, seed_b = random_stream(self.seed, epoch, index).integers(2**31, size=2)
+        a = self._choose(self.images_a, self._shards_a, epoch, index, shuffles_a)
+        b = self._choose(self.images_b, self._shards_b, epoch, index, not shuffles_a)
+        seed_a, seed_b = (
+            int(seed) for seed in random_stream(self.seed, epoch, index).integers(2**31, size=2)
+        )
+        source = self._load(a, self.in_channels, self.input_range, seed_a)
+        target = self._load(b, self.out_channels, self.output_range, seed_b)
+        if self.augmenter is not None:
+            source = self.augmenter.colours(source, seed_a, target=False)
+            source = self.augmenter.cut_out(source, seed_a)
+            target = self.augmenter.colours(target, seed_b, target=True)
         return {
-            "A": to_tensor(self._load(a, self.in_channels, int(seed_a))),
-            "B": to_tensor(self._load(b, self.out_channels, int(seed_b))),
+            "A": to_tensor(source),
+            "B": to_tensor(target),
             "name_a": a.name,
             "name_b": b.name,
         }
 
     def _choose(
-        self, images: list[DomainImage], epoch: int, index: int, shuffles: bool
+        self,
+        images: list[DomainImage],
+        shard_sizes: tuple[int, ...],
+        epoch: int,
+        index: int,
+        shuffles: bool,
     ) -> DomainImage:
         """The image of a domain that item ``index`` shows."""
         lap, place = divmod(index, len(images))
         if shuffles and self.pairing == "random":
-            place = int(_order(len(images), self.seed, epoch, lap)[place])
+            place = int(_order(len(images), self.seed, epoch, lap, shard_sizes)[place])
         return images[place]
 
-    def _load(self, image: DomainImage, channels: int, seed: int) -> Array:
-        """Decoded, fitted and augmented: uint8 ``[size, size, channels]``."""
-        fitted = self._cache.get(image.name)
-        if fitted is None:
-            side = self.augmenter.load_size if self.augmenter is not None else self.size
-            pixels = to_channels(to_uint8(open_image(image.path)), channels)
-            fitted = self._cache.put(image.name, [fit_image(pixels, side, self.fit)])
+    def _load(
+        self, image: DomainImage, channels: int, values: ValueRange | None, seed: int
+    ) -> Array:
+        """Decoded, fitted and moved: a sample ``[size, size, channels]``."""
+        cached = self._cache.get(image.name)
+        if cached is None:
+            opened = to_sample(open_file(image.file), values, str(image.file))
+            pixels = to_channels(opened, channels)
+            if self.augmenter is None or self.fit != "none":
+                side = self.size if self.augmenter is None else self.augmenter.load_size
+                pixels = fit_image(pixels, side, self.fit)
+            cached = self._cache.put(image.name, [pixels])
         if self.augmenter is None:
-            return fitted[0]
-        return self.augmenter.geometry(list(fitted), seed)[0]
+            return cached[0]
+        if self.fit == "none":
+            cached = cut_windows(cached, self.augmenter.load_size, seed)
+        return self.augmenter.geometry(list(cached), seed)[0]
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_cache": ImageCache(self._cache.capacity)}
 
 
 @lru_cache(maxsize=16)
-def _order(count: int, seed: int, epoch: int, lap: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    return random_stream(seed, epoch, lap, _PARTNER_STREAM).permutation(count)
+def _order(count: int, seed: int, epoch: int, lap: int, shard_sizes: tuple[int, ...]) -> Order:
+    return shuffle(random_stream(seed, epoch, lap, _PARTNER_STREAM), count, shard_sizes)
+
+
+def _count_in_shards(images: Sequence[DomainImage]) -> tuple[int, ...]:
+    """How many images lie in each shard, in their order; empty for files."""
+    urls = [i.file.shard.url for i in images if isinstance(i.file, ShardMember)]
+    return tuple(len(list(group)) for _, group in groupby(urls))
 
 
 # -- opening ---------------------------------------------------------------------------------------
@@ -163,28 +210,33 @@ def open_unpaired(
     size: int = 256,
     direction: Direction = "AtoB",
     pairing: Pairing = "random",
-    augment: bool | AugmentOptions = True,
+    augment: Augment = True,
     holdout: float = 0.0,
     split: Split = "train",
     seed: int = 0,
     fit: Fit = "crop",
     in_channels: int = 3,
     out_channels: int = 3,
+    input_range: ValueRange | None = None,
+    output_range: ValueRange | None = None,
     cache_bytes: int = 2**30,
 ) -> UnpairedDataset:
     """Open unpaired data: folders ``A/`` and ``B/``, or ``trainA/`` and ``trainB/``, or any two.
 
-    Sub-folders are searched. Where the data bring ``testA/`` and ``testB/`` (or ``valA/`` and
-    ``valB/``) of their own and ``holdout`` is 0, these are the "test" split.
+    A domain of its own (``data`` and ``data_b``) is a folder or shards (``pix2gan.data.shards``).
+    A manifest (``pix2gan.data.manifest``) or shards of pairs bring both domains, and the pairs are
+    forgotten. Sub-folders are searched. Where the data bring ``testA/`` and ``testB/`` (or
+    ``valA/`` and ``valB/``) of their own and ``holdout`` is 0, these are the "test" split.
 
     Args:
-        data: The folder that holds both; with ``data_b`` the folder of domain A.
-        data_b: The folder of domain B.
+        data: What holds both domains; with ``data_b`` domain A alone.
+        data_b: Domain B.
         size: Side of the square samples in pixels.
         direction: "AtoB": A is the input; "BtoA": B is the input (and becomes item "A").
         pairing: Which image of the smaller domain goes with which of the larger, see
             ``UnpairedDataset``.
-        augment: Whether to augment samples at random, or how; never done in the "test" split.
+        augment: Whether to augment samples at random, or how (see ``pix2gan.data.augmentation``);
+            never done in the "test" split.
         holdout: Share of each domain that the "test" split holds and "train" lacks. Whether an
             image is held out depends on its name and the seed, not on the other files.
         split: "train", "test" or "all".
@@ -192,6 +244,9 @@ def open_unpaired(
         fit: How images of other shapes become squares, see ``fit_image``.
         in_channels: Channels of item "A".
         out_channels: Channels of item "B".
+        input_range: The values in the input's files that are black and white, and become -1 and 1;
+            None is the whole range of 8 or 16 bits, and 0 to 1 for floats.
+        output_range: The same for the target.
         cache_bytes: Memory for decoded images, in each worker process.
 
     Raises:
@@ -206,33 +261,78 @@ def open_unpaired(
         raise ConfigError(f"holdout is a share from 0 up to 1, not {holdout}; try 0.1.")
     if size < 2:
         raise ConfigError(f"size is the side of the samples in pixels, not {size}; try 256.")
-    if data_b is None:
-        wanted = "test" if split == "test" and holdout == 0 else "train"
-        folders = _find_folders(Path(data), wanted)
-    elif split == "test" and holdout == 0:
-        raise DataError(
-            f"{os.fspath(data)} brings no test set of its own; hold out a share with holdout."
-        )
-    else:
-        folders = Path(data), Path(data_b)
+    wanted = "test" if split == "test" and holdout == 0 else "train"
     domains = [
-        _choose_split(_list_domain(letter, folder), holdout, split, seed)
-        for letter, folder in zip("AB", folders, strict=True)
+        _choose_split(images, holdout, split, seed)
+        for images in _find_domains(Path(data), None if data_b is None else Path(data_b), wanted)
     ]
     if direction == "BtoA":
         domains.reverse()
-    options = UNPAIRED_AUGMENTATION if augment is True else augment or None
+    augmentation = choose_augmentation(augment, size, UNPAIRED_AUGMENTATION, ("image",))
     return UnpairedDataset(
         *domains,
         size=size,
         pairing=pairing,
-        augment=options if split != "test" else None,
+        augmentation=augmentation if split != "test" else None,
         seed=seed,
         fit=fit,
         in_channels=in_channels,
         out_channels=out_channels,
+        input_range=input_range,
+        output_range=output_range,
         cache_bytes=cache_bytes,
     )
+
+
+def _find_domains(data: Path, data_b: Path | None, wanted: str) -> list[list[DomainImage]]:
+    """The images of A and of B."""
+    if data_b is not None:
+        if wanted == "test":
+            raise _no_test_split(data)
+        return [_list_domain("A", data), _list_domain("B", data_b)]
+    if is_manifest(data):
+        return _list_manifest(data, wanted)
+    if names_shards(data):
+        if wanted == "test":
+            raise _no_test_split(data)
+        samples = [sample for shard in open_shards(data) for sample in shard]
+        if samples[0].a is None:
+            raise DataError(
+                f"The samples of {data} have one image each; name both domains' shards."
+            )
+        return [
+            [DomainImage(f"A/{sample.key}", sample.a) for sample in samples if sample.a],
+            [DomainImage(f"B/{sample.key}", sample.b) for sample in samples],
+        ]
+    first, second = _find_folders(data, wanted)
+    return [_list_domain("A", first), _list_domain("B", second)]
+
+
+def _list_manifest(path: Path, wanted: str) -> list[list[DomainImage]]:
+    rows = read_manifest(path)
+    splits = ("train",) if wanted == "train" else ("test", "val")
+    chosen = next((s for s in splits if any(row.split == s for row in rows)), "")
+    rows = [row for row in rows if row.split == chosen]
+    if not rows and wanted == "test":
+        raise _no_test_split(path)
+    # A path that several rows name is one image.
+    files_a = dict.fromkeys(row.a for row in rows if row.a is not None)
+    files_b = dict.fromkeys(row.b for row in rows if row.b is not None)
+    if not files_a or not files_b:
+        missing = "B" if files_a else "A"
+        raise DataError(f"The {wanted} rows of {path} name no image of {missing}; add some.")
+    return [
+        [DomainImage(f"{letter}/{_below(file, path.parent)}", file) for file in files]
+        for letter, files in (("A", files_a), ("B", files_b))
+    ]
+
+
+def _below(file: Path, folder: Path) -> str:
+    return (file.relative_to(folder) if file.is_relative_to(folder) else file).as_posix()
+
+
+def _no_test_split(data: Path) -> DataError:
+    return DataError(f"{data} brings no test set of its own; hold out a share with holdout.")
 
 
 def _find_folders(data: Path, wanted: str) -> tuple[Path, Path]:
@@ -242,7 +342,7 @@ def _find_folders(data: Path, wanted: str) -> tuple[Path, Path]:
         if (data / first).is_dir() and (data / second).is_dir():
             return data / first, data / second
     if wanted == "test":
-        raise DataError(f"{data} brings no test set of its own; hold out a share with holdout.")
+        raise _no_test_split(data)
     raise DataError(
         f"{data} does not hold folders A and B, or trainA and trainB; add them, or name the "
         "folders of both domains."
@@ -250,6 +350,11 @@ def _find_folders(data: Path, wanted: str) -> tuple[Path, Path]:
 
 
 def _list_domain(letter: str, folder: Path) -> list[DomainImage]:
+    if names_shards(folder):
+        samples = [sample for shard in open_shards(folder) for sample in shard]
+        if samples[0].a is not None:
+            raise DataError(f"The samples of {folder} are pairs; name it alone, without data_b.")
+        return [DomainImage(f"{letter}/{sample.key}", sample.b) for sample in samples]
     files = list_images(folder)
     if not files:
         raise DataError(f"There are no images in {folder}; put those of domain {letter} there.")
@@ -272,8 +377,8 @@ def _choose_split(
     chosen = [image for image in images if (names[image.name] in held) == (split == "test")]
     if not chosen:
         raise DataError(
-            f"The {split} split of {images[0].path.parent} is empty; it takes two images at least "
-            "to hold one out."
+            f"The {split} split of domain {images[0].name[0]} is empty; it takes two images at "
+            "least to hold one out."
         )
     return chosen
 
@@ -289,6 +394,8 @@ def check_unpaired(
 ) -> UnpairedSummary:
     """Open every file, so that a broken one is known before training rather than hours into it.
 
+    Of images in shards some are opened, evenly spread: nobody would wait for all.
+
     Args:
         dataset: As opened by ``open_unpaired``.
         threads: How many files to decode at a time.
@@ -298,19 +405,27 @@ def check_unpaired(
         DataError: Names the broken files (the first 20, then a count).
     """
 
-    def inspect(work: tuple[DomainImage, int]) -> tuple[int, int] | BadImageError:
-        image, channels = work
+    def inspect(
+        work: tuple[DomainImage, int, ValueRange | None],
+    ) -> tuple[int, int] | BadImageError:
+        image, channels, values = work
         try:
-            pixels = open_image(image.path)
+            pixels = to_sample(open_file(image.file), values, str(image.file))
             if pixels.shape[2] > 4 and pixels.shape[2] != channels:
                 reason = f"it has {pixels.shape[2]} channels where {channels} are expected."
-                raise BadImageError(image.path, reason)
+                raise BadImageError(str(image.file), reason)
             return pixels.shape[0], pixels.shape[1]
         except BadImageError as error:
             return error
 
-    work = [(image, dataset.in_channels) for image in dataset.images_a]
-    work += [(image, dataset.out_channels) for image in dataset.images_b]
+    work = [
+        (image, channels, values)
+        for images, channels, values in (
+            (dataset.images_a, dataset.in_channels, dataset.input_range),
+            (dataset.images_b, dataset.out_channels, dataset.output_range),
+        )
+        for image in choose_to_open(images, isinstance(images[0].file, ShardMember))
+    ]
     results = in_threads(inspect, work, threads, progress)
     raise_broken([r for r in results if isinstance(r, BadImageError)], len(work), "images")
     sizes = sorted((result for result in results if isinstance(result, tuple)), key=np.prod)

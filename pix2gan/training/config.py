@@ -66,7 +66,7 @@ class TrainConfig:
 
     # Only the data may be given without its name, in Python as on the command line.
     data: Path = dataclasses.field(kw_only=False)
-    """Training data, a folder."""
+    """Training data: a folder, a manifest (.csv, .jsonl) or shards (.tar)."""
 
     out: Path
     """The run's folder: metrics, samples, checkpoints and, in the end, the model."""
@@ -74,8 +74,9 @@ class TrainConfig:
     method: str
     """How to train."""
 
-    fit: Literal["pad", "resize", "crop"] = "pad"
-    """How images are made square: padded, stretched or cropped."""
+    fit: Literal["pad", "resize", "crop", "scale-width", "none"] = "pad"
+    """How images are made square: padded, stretched, cropped, scaled to the width and cropped, or
+    cut out unscaled."""
 
     holdout: float = 0.0
     """Fraction of the data to hold back from training, for samples and evaluation."""
@@ -89,8 +90,16 @@ class TrainConfig:
     out_channels: int = 3
     """Channels of the output images."""
 
-    augment: bool = True
-    """Vary the training images at random."""
+    input_range: str | None = None
+    """Values in the input's files that are black and white, as in 0,4095; by default the whole
+    range of 8 or 16 bits, and 0 to 1 for floats."""
+
+    output_range: str | None = None
+    """The same for the output."""
+
+    augment: bool | str = True
+    """Vary the training images at random; or only as some of flip, flip-vertical, rotate, crop,
+    shift, colour and cutout (joined by commas) say, or a file that albumentations.save wrote."""
 
     generator: str = "resnet9"
     """Generator architecture, a name of `pix2gan models`."""
@@ -375,12 +384,11 @@ def check_names(kind: type[TrainConfig], values: Mapping[str, Any], source: str)
 
 def _typed(name: str, value: Any, declared: Any) -> Any:
     """``value`` as the type that option ``name`` declares; numbers and paths are converted."""
-    optional = typing.get_origin(declared) in (typing.Union, types.UnionType)
-    if optional:
+    if typing.get_origin(declared) in (typing.Union, types.UnionType):
         if value is None and type(None) in typing.get_args(declared):
             return None
         choices = [t for t in typing.get_args(declared) if t is not type(None)]
-        # Of bool | Literal["auto"] the second, where the value is a text.
+        # Of bool | str and bool | Literal["auto"] the second, where the value is a text.
         declared = choices[-1] if isinstance(value, str) else choices[0]
     if typing.get_origin(declared) is Literal:
         allowed = typing.get_args(declared)

@@ -16,6 +16,7 @@ from pix2gan.data.loader import make_loader
 from pix2gan.data.paired import Direction, check_paired, open_paired
 from pix2gan.data.sampler import ResumableSampler
 from pix2gan.data.unpaired import check_unpaired, open_unpaired
+from pix2gan.data.value_range import parse_range
 from pix2gan.errors import DataError, Pix2ganError
 from pix2gan.training.config import TrainConfig
 from pix2gan.training.distributed import World
@@ -47,8 +48,11 @@ class TrainingData:
     """What the data were taken for, in a line: a layout that was guessed wrong shows here."""
 
     def fingerprint(self) -> str:
-        """Changes when the training items change, not when their folder is moved."""
-        return hashlib.sha256("\0".join(self.train.names).encode()).hexdigest()
+        """Changes when the training items or the augmentation's file change, not when the folder is
+        moved."""
+        augmentation = getattr(getattr(self.train, "augmenter", None), "text", "")
+        parts = [*self.train.names, *([augmentation] if augmentation else [])]
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 def open_paired_data(config: PairedConfig) -> TrainingData:
@@ -67,6 +71,9 @@ def open_paired_data(config: PairedConfig) -> TrainingData:
         "in_channels": config.in_channels,
         "out_channels": config.out_channels,
         "only_plain_background": config.plain_background,
+        "side_by_side": config.side_by_side,
+        "input_range": parse_range(config.input_range, "--input-range"),
+        "output_range": parse_range(config.output_range, "--output-range"),
     }
     train = open_paired(config.data, split="train", augment=config.augment, **options)
     summary = str(check_paired(train))
@@ -88,6 +95,8 @@ def open_unpaired_data(config: UnpairedConfig, direction: Direction = "AtoB") ->
         "size": config.size,
         "direction": direction,
         "pairing": config.pairing,
+        "input_range": parse_range(config.input_range, "--input-range"),
+        "output_range": parse_range(config.output_range, "--output-range"),
         "holdout": config.holdout,
         "seed": config.seed,
         "fit": config.fit,
@@ -123,6 +132,7 @@ def load_batches(
         config.seed,
         position=step * config.accumulate * together + world.rank * config.batch,
         stride=together,
+        shard_sizes=getattr(data.train, "shard_sizes", ()),
     )
     loader = make_loader(
         _Guarded(data.train), sampler, config.workers, pin_memory=device.type == "cuda"

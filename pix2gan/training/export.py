@@ -10,6 +10,7 @@ from torch import nn
 
 from pix2gan.checkpoints.model_config import ModelConfig, Preprocessing
 from pix2gan.checkpoints.native import save_model
+from pix2gan.data.value_range import parse_range
 from pix2gan.training.config import TrainConfig
 from pix2gan.training.dataset import TrainingData
 from pix2gan.training.methods import Domains
@@ -44,6 +45,10 @@ def export_model(
         training["licence"] = config.licence
     if config.attribution:
         training["attribution"] = config.attribution
+    input_range = parse_range(config.input_range, "--input-range")
+    output_range = parse_range(config.output_range, "--output-range")
+    if domains.direction != getattr(config, "direction", "AtoB"):  # of two generators the second
+        input_range, output_range = output_range, input_range
     architecture: dict[str, Any] = dict(generator.config)  # type: ignore[arg-type]
     model = ModelConfig(
         architecture=architecture,
@@ -56,6 +61,8 @@ def export_model(
             # What the generator reads and makes, not what the folders are called.
             domain_a=domains.reads,
             domain_b=domains.makes,
+            input_range=input_range,
+            output_range=output_range,
         ),
         direction=domains.direction,
         method=config.method,
@@ -78,6 +85,8 @@ def command_line(config: TrainConfig) -> str:
         flag = name.replace("_", "-")
         if isinstance(value, bool):
             words.append(f"--{flag}" if value else f"--no-{flag}")
+        elif name == "augment":  # names of presets, or a file
+            words += [f"--{flag}", Path(value).name]
         elif value is not None:
             words += [f"--{flag}", str(value)]
     return shlex.join(words)

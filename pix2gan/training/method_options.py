@@ -19,14 +19,17 @@ class PairedConfig(TrainConfig):
     """What all methods on paired data take."""
 
     data: Path = dataclasses.field(kw_only=False)
-    """Training data: side-by-side images, folders A/ and B/ (or trainA/ and trainB/), or, with
-    --sketch, a folder of photos."""
+    """Training data: side-by-side images, folders A/ and B/ (or trainA/ and trainB/), a manifest
+    (.csv, .jsonl), shards (.tar), or, with --sketch, photos."""
 
     direction: Literal["AtoB", "BtoA"] = "AtoB"
     """Which domain is the input."""
 
     sketch: str | None = None
     """Draw the input from photos as training goes: canny, xdog, strokes or mixed."""
+
+    side_by_side: bool = False
+    """The images hold A|B side by side even if no seam shows in their middle."""
 
     plain_background: bool = False
     """Leave out photos whose background is not light and even; a sketch would trace it."""
@@ -60,16 +63,16 @@ class UnpairedConfig(TrainConfig):
     """What all methods on unpaired data take."""
 
     data: Path = dataclasses.field(kw_only=False)
-    """Training data: a folder with A/ and B/ (or trainA/ and trainB/), or, with --data-b, the
-    folder of domain A."""
+    """Training data: a folder with A/ and B/ (or trainA/ and trainB/), a manifest (.csv, .jsonl),
+    shards of pairs (.tar), or, with --data-b, domain A: a folder or shards."""
 
     data_b: Path | None = None
-    """The folder of domain B, if DATA is that of domain A."""
+    """Domain B, if DATA is domain A."""
 
     pairing: Literal["random", "serial"] = "random"
     """Whether an image meets others of the smaller domain in each epoch, or always the same."""
 
-    fit: Literal["pad", "resize", "crop"] = "crop"
+    fit: Literal["pad", "resize", "crop", "scale-width", "none"] = "crop"
 
 
 @dataclass(frozen=True, kw_only=True)

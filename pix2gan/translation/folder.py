@@ -122,10 +122,10 @@ class FolderOptions:
         translator.check_seed(self.seed)
         if self.format is not None and self.format not in FORMATS:
             raise ConfigError(f"format must be one of {', '.join(FORMATS)}, not {self.format!r}")
-        if channels > 4 and self.format not in (None, "tiff"):
+        if channels > 4 and self.format not in (None, "tiff", "npy"):
             raise ConfigError(
                 f"{self.format} cannot hold the {channels} channels of this model's output: use "
-                "the format tiff"
+                "the format tiff or npy"
             )
         if not 1 <= self.quality <= 100:
             raise ConfigError(f"quality must be between 1 and 100, not {self.quality}")
@@ -167,8 +167,9 @@ def translate_folder(
         recursive: Sub-folders, too.
         batch_size: How many images of equal (padded) size go through the network at once.
         suffix: Put behind the stem of every output's name: "_photo" makes a.png a_photo.png.
-        format: "png", "jpg", "webp" or "tiff"; by default JPEG and WebP stay what they are, and
-            everything else becomes PNG.
+        format: "png", "jpg", "webp", "tiff" or "npy"; by default JPEG and WebP stay what they are,
+            and everything else becomes PNG. Of a model with an output range or more than four
+            channels TIFF and .npy stay what they are, and everything else becomes TIFF.
         quality: Of JPEG and WebP, 1 to 100.
         on_exists: "skip" leaves outputs alone that are there already (and so continues a run that
             was interrupted), "overwrite" makes them again.
@@ -212,7 +213,7 @@ def translate_folder(
         out,
         suffix=suffix,
         format=format,
-        channels=translator.config.out_channels,
+        only_tiff=_only_tiff(translator),
     )
     return _FolderRun(translator, jobs, out, options).run()
 
@@ -265,9 +266,15 @@ def translate_paths(
         out,
         suffix=settings.suffix,
         format=settings.format,
-        channels=translator.config.out_channels,
+        only_tiff=_only_tiff(translator),
     )
     return _FolderRun(translator, jobs, out, settings).run()
+
+
+def _only_tiff(translator: Translator) -> bool:
+    """Whether PNG cannot hold the outputs: more channels than four, or values of a range."""
+    config = translator.config
+    return config.out_channels > 4 or config.preprocessing.output_range is not None
 
 
 def _translate_file(
@@ -488,8 +495,11 @@ class _FolderRun:
 
     def _decode(self, task: _Task) -> _Decoded:
         pixels, info = open_image_with_info(task.job.source)
-        prepared = self.translator.processing.prepare(
-            as_unit_range(pixels), os.fspath(task.job.source), self.options.resize
+        processing = self.translator.processing
+        prepared = processing.prepare(
+            as_unit_range(pixels, processing.input_range),
+            os.fspath(task.job.source),
+            self.options.resize,
         )
         return _Decoded(task, prepared, info)
 
@@ -540,15 +550,17 @@ class _FolderRun:
 
     def _write(self, image: _Decoded, result: FloatArray) -> None:
         target, prepared = image.task.job.target, image.prepared
-        output = self.translator.processing.finish(
-            result, prepared, _output_dtype(target, prepared.dtype)
+        processing = self.translator.processing
+        has_range = processing.output_range is not None
+        output = processing.finish(
+            result, prepared, _output_dtype(target, "float32" if has_range else prepared.dtype)
         )
         self._make_folder(target.parent)
         if target.is_symlink():
             raise ConfigError(
                 f"its output {target} is a link that leads elsewhere: remove that link"
             )
-        sketch = self.translator.processing.sketch
+        sketch = processing.sketch
         save_image(
             target,
             _without_alpha(output) if target.suffix.lower() in FORMATS["jpg"] else output,
@@ -609,7 +621,7 @@ def _reason(error: Exception) -> str:
 def _output_dtype(target: Path, dtype: str) -> str:
     """The depth of an output: as the image's, as far as the format has it."""
     suffix = target.suffix.lower()
-    if suffix in FORMATS["tiff"]:
+    if suffix in (*FORMATS["tiff"], *FORMATS["npy"]):
         return dtype
     if suffix in FORMATS["png"]:
         return "uint16" if dtype == "float32" else dtype

@@ -24,6 +24,7 @@ import numpy.typing as npt
 from pix2gan.checkpoints.model_config import ModelConfig
 from pix2gan.data import transforms
 from pix2gan.data.image_io import to_channels, to_grey
+from pix2gan.data.value_range import restore_range, scale_range
 from pix2gan.errors import BadImageError
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -68,6 +69,8 @@ class Processing:
         self.channels = config.in_channels
         self.out_channels = config.out_channels
         self.low, self.high = config.value_range
+        self.input_range = config.preprocessing.input_range
+        self.output_range = config.preprocessing.output_range
         self.sketch = config.preprocessing.domain_a == "sketch"
         self.size = config.preprocessing.size
         self.fit = config.preprocessing.fit
@@ -79,7 +82,8 @@ class Processing:
         """Make the network's input of an image.
 
         Args:
-            image: [H, W, C] or [H, W]; bool, uint8, uint16 or float in [0, 1].
+            image: [H, W, C] or [H, W]; bool, uint8, uint16 or float in [0, 1]. If the model has an
+                input range, integers or floats in that; what lies outside is clipped.
             name: What to call the image in errors.
             resize: "none" or "fit" (see `Preprocessing.resize_mode`); None takes the model's own.
 
@@ -89,6 +93,9 @@ class Processing:
         """
         image = self._checked(image, name)
         size = (image.shape[0], image.shape[1])
+        dtype = image.dtype.name
+        if self.input_range is not None:
+            image = scale_range(image, self.input_range)
         colours, alpha = self._split_alpha(image, name)
         values = colours.astype(np.float32) / _FULL_SCALE[image.dtype.name]
         if alpha is not None:
@@ -108,8 +115,8 @@ class Processing:
             size=size,
             scaled=scaled,
             origin=origin,
-            dtype=image.dtype.name,
-            alpha=None if self.sketch else alpha,
+            dtype=dtype,
+            alpha=None if self.sketch or self.output_range is not None else alpha,
         )
 
     def finish(self, result: FloatArray, prepared: Prepared, dtype: str | None = None) -> Array:
@@ -118,7 +125,8 @@ class Processing:
         Args:
             result: float32 [C, h, w] in the model's value range.
             prepared: The input that it came from.
-            dtype: "uint8", "uint16" or "float32" in [0, 1]; None takes that of the original.
+            dtype: "uint8", "uint16" or "float32" in [0, 1]; None takes that of the original. If the
+                model has an output range, None is "float32", and that is in the range.
 
         Returns:
             [H, W, C] with the size of the original; C grows by one for an alpha channel if the
@@ -137,6 +145,8 @@ class Processing:
             )
         image = (image - np.float32(self.low)) / np.float32(self.high - self.low)
         image = np.clip(_resize(image, prepared.size), 0.0, 1.0)
+        if self.output_range is not None and dtype in (None, "float32"):
+            return restore_range(image, self.output_range)
         dtype = dtype or prepared.dtype
         image = _quantize(image, dtype)
         if prepared.alpha is not None and image.shape[2] in (1, 3):
@@ -155,6 +165,8 @@ class Processing:
             )
         if image.dtype == np.bool_:
             return image.astype(np.uint8) * np.uint8(255)
+        if self.input_range is not None:
+            return self._checked_values(image, name)
         if image.dtype.kind == "u" and image.dtype.itemsize <= 2:
             return image.astype(image.dtype.newbyteorder("="), copy=False)
         if image.dtype.kind != "f":
@@ -172,6 +184,14 @@ class Processing:
                 "scale them first",
             )
         return image.clip(0.0, 1.0)
+
+    def _checked_values(self, image: Array, name: str) -> Array:
+        """Values of a range that the model knows: any numbers that are finite."""
+        if image.dtype.kind == "u" and image.dtype.itemsize <= 2:
+            return image.astype(image.dtype.newbyteorder("="), copy=False)
+        if image.dtype.kind not in "iuf" or not np.isfinite(image).all():
+            raise BadImageError(name, f"its values ({image.dtype}) are no finite numbers")
+        return image.astype(np.float32)
 
     def _split_alpha(self, image: Array, name: str) -> tuple[Array, Array | None]:
         channels = image.shape[2]

@@ -25,6 +25,7 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "jpeg": (".jpg", ".jpeg"),
     "webp": (".webp",),
     "tiff": (".tif", ".tiff"),
+    "npy": (".npy",),
 }
 """Formats that can be asked for, each with its suffixes, the usual one first."""
 
@@ -47,7 +48,13 @@ class Job:
 
 
 def plan_jobs(
-    images: Sequence[Path], root: Path, out: Path, *, suffix: str, format: str | None, channels: int
+    images: Sequence[Path],
+    root: Path,
+    out: Path,
+    *,
+    suffix: str,
+    format: str | None,
+    only_tiff: bool,
 ) -> list[Job]:
     """Give every image its output.
 
@@ -57,7 +64,7 @@ def plan_jobs(
         out: The folder it is mirrored in.
         suffix: Put behind the stem of every name.
         format: A key of `FORMATS`, or None to choose by the image's own.
-        channels: How many the outputs have; PNG, JPEG and WebP hold at most four.
+        only_tiff: Whether PNG, JPEG and WebP cannot hold the outputs.
 
     Raises:
         ConfigError: If an output would overwrite an image of the list.
@@ -68,7 +75,7 @@ def plan_jobs(
     targets: dict[Path, Path] = {}
     for folder, members in by_folder.items():
         siblings = {image.name for image in members}.union(_image_names(folder))
-        names = _output_names(siblings, suffix, format, channels)
+        names = _output_names(siblings, suffix, format, only_tiff)
         for image in members:
             targets[image] = out / folder.relative_to(root) / names[image.name]
     jobs = [Job(image, targets[image]) for image in images]
@@ -87,12 +94,13 @@ def check_sources_survive(jobs: Sequence[Job]) -> None:
             )
 
 
-def output_suffix(source: Path, format: str | None, channels: int = 3) -> str:
+def output_suffix(source: Path, format: str | None, only_tiff: bool = False) -> str:
     """The suffix of the output for `source`, e.g. ".png"."""
     lower = source.suffix.lower()
     if format is None:
-        if channels > 4:
-            return source.suffix if lower in FORMATS["tiff"] else ".tif"
+        if only_tiff:
+            holds = (*FORMATS["tiff"], *FORMATS["npy"])
+            return source.suffix if lower in holds else ".tif"
         default = _DEFAULT_SUFFIX.get(lower, ".png")
         return source.suffix if default == lower else default
     suffixes = FORMATS[format]
@@ -100,13 +108,13 @@ def output_suffix(source: Path, format: str | None, channels: int = 3) -> str:
 
 
 def _output_names(
-    names: Iterable[str], suffix: str, format: str | None, channels: int
+    names: Iterable[str], suffix: str, format: str | None, only_tiff: bool
 ) -> dict[str, str]:
     """Image name -> output name, for all the images of one folder; no two are alike."""
     wished: dict[str, str] = {}
     for name in sorted(names):
         path = Path(name)
-        wished[name] = path.stem + suffix + output_suffix(path, format, channels)
+        wished[name] = path.stem + suffix + output_suffix(path, format, only_tiff)
     keeps_suffix = {n: w for n, w in wished.items() if Path(n).suffix == Path(w).suffix}
     taken = set(keeps_suffix.values())
     how_often = Counter(wished.values())

@@ -117,12 +117,14 @@ class Translator:
         Args:
             images: A path, a PIL image, an array [H, W] or [H, W, C] (uint8, uint16, or floating
                 point in [0, 1]), a tensor [C, H, W] (floating point in [0, 1], or uint8), or a list
-                of them; an array [N, H, W, C] or a tensor [N, C, H, W] counts as a list.
+                of them; an array [N, H, W, C] or a tensor [N, C, H, W] counts as a list. A model
+                with an input range takes values of that range instead.
             batch_size: How many images of equal size go through the network at once.
             output: "pil": `PIL.Image`, 8 bits. "numpy": [H, W, C] in the dtype of the original
                 if that is uint8, uint16 or float32; other floats give float32, and bool uint8.
                 "tensor": float32 [C, H, W] in [0, 1] on the original's device (the CPU if it was no
-                tensor); [N, C, H, W] if `images` was one tensor of that shape.
+                tensor); [N, C, H, W] if `images` was one tensor of that shape. Of a model with an
+                output range the last two are float32 in that range.
             resize: "none" runs the network at the image's resolution, "fit" at the one that it was
                 trained at; by default as the model's config says.
             seed: The style, for a generator that takes a style code: another seed gives another
@@ -146,7 +148,9 @@ class Translator:
         )
         batch: list[Any] = list(images) if many else [images]  # type: ignore[arg-type]
         prepared = [
-            self.processing.prepare(*read_image(image, str(i + 1)), resize)
+            self.processing.prepare(
+                *read_image(image, str(i + 1), self.processing.input_range), resize
+            )
             for i, image in enumerate(batch)
         ]
         batch_size = check_batch_size(batch_size)
@@ -256,7 +260,8 @@ class Translator:
             image = self.processing.finish(result, item, "float32")
             tensor = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
             return tensor.to(original.device) if isinstance(original, Tensor) else tensor
-        image = self.processing.finish(result, item)
+        in_8_bits = output == "pil" and self.processing.output_range is not None
+        image = self.processing.finish(result, item, "uint8" if in_8_bits else None)
         return image if output == "numpy" else _to_pil(image)
 
     def __repr__(self) -> str:

@@ -688,7 +688,7 @@ def test_nothing_to_translate(mirror: Translator, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("option", "complaint"),
     [
-        ({"format": "gif"}, "format must be one of png, jpg, jpeg, webp, tiff, not 'gif'"),
+        ({"format": "gif"}, "format must be one of png, jpg, jpeg, webp, tiff, npy, not 'gif'"),
         ({"quality": 0}, "quality must be between 1 and 100"),
         ({"on_exists": "rename"}, "on_exists must be one of skip, overwrite"),
         ({"resize": "crop"}, "resize must be one of none, fit"),
