@@ -45,7 +45,8 @@ CONVOLUTION, ADAM, REST = "the discriminator's convolutions", "Adam", "everythin
 
 def usable_backends(device: torch.device) -> list[str]:
     """The reference and every other backend that runs on the device."""
-    return [b.name for b in ops.list_backends() if b.available and device.type in b.devices]
+    found = [b for b in ops.list_backends() if b.available]
+    return [b.name for b in found if {device.type, "*"} & set(b.devices)]
 
 
 def forward_pass(

@@ -31,6 +31,13 @@ def test_a_tiny_run_writes_its_rows(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert f"| {resampling} | {100 * forward['shares'][resampling]:.1f} % |" in printed
 
 
+def test_every_backend_that_runs_here_is_profiled() -> None:
+    backends = profile.usable_backends(torch.device("cpu"))
+    assert backends[-1] == "reference"
+    available = {b.name: b.available for b in ops.list_backends()}
+    assert ("cpu" in backends) == available["cpu"]
+
+
 def test_time_counts_for_the_op_that_it_is_spent_in() -> None:
     x = torch.randn(1, 8, 256, 256)
 
