@@ -143,6 +143,13 @@ PIX2GAN_INLINE V value(Act act, V v, float alpha) {
     return any_kind::value(act, v, alpha);
 }
 
+// clip(gain * act(v), +-clamp), unclipped where clamp < 0; NaN stays NaN.
+template <Kind kind, class V>
+PIX2GAN_INLINE V finished(Act act, V v, float alpha, float gain, float clamp) {
+    const V scaled = value<kind>(act, v, alpha) * gain, limit = V{} + clamp;
+    return clamp < 0 ? scaled : minimum(limit, maximum(-limit, scaled));
+}
+
 // d act / dv times g; at a kink the slope of the negative side.
 template <Kind kind, class V>
 PIX2GAN_INLINE V times_slope(Act act, V v, float alpha, V g) {

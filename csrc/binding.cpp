@@ -12,6 +12,8 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
+#include <array>
 #include <optional>
 #include <string>
 #include <vector>
@@ -418,6 +420,252 @@ void instance_norm_act_grad(const Tensor& dy, const Tensor& x, const Optional& w
     image.finish(out);
 }
 
+// --------------------------------------------------------------------------------- scaled_conv2d
+
+#if !defined(PIX2GAN_CUDA)
+
+// The convolution itself is PyTorch's, which has the vendor's library for it. What is here brings
+// its operands into the type and the layout that it is fastest in, scaled, and finishes its result.
+
+using torch::headeronly::HeaderOnlyArrayRef;
+using torch::stable::detail::from;
+
+struct Convolution {
+    int64_t stride, padding;
+    bool transposed;
+    // Rows and columns that the strided convolution, whose adjoint a transposed one is, leaves
+    // over.
+    int64_t rest_h, rest_w;
+
+    Tensor operator()(const Tensor& x, const Tensor& w) const {
+        std::array<StableIValue, 9> stack{from(x),
+                                          from(w),
+                                          from(std::nullopt),
+                                          from(pair(stride, stride)),
+                                          from(pair(padding, padding)),
+                                          from(pair(1, 1)),
+                                          from(transposed),
+                                          from(pair(rest_h, rest_w)),
+                                          from(int64_t{1})};
+        STABLE_TORCH_ERROR_CODE_CHECK(
+            torch_call_dispatcher("aten::convolution", "", stack.data(), TORCH_ABI_VERSION));
+        return torch::stable::detail::to<Tensor>(stack[0]);
+    }
+
+    static std::vector<int64_t> pair(int64_t h, int64_t w) { return {h, w}; }
+};
+
+// The gradient of the weight of a convolution that is not transposed; of `w` only the shape and the
+// layout matter.
+Tensor weight_gradient(const Tensor& dy, const Tensor& x, const Tensor& w, int64_t stride,
+                       int64_t padding) {
+    const auto pair = Convolution::pair;
+    const bool only_weight[3] = {false, true, false};
+    std::array<StableIValue, 11> stack{from(dy),
+                                       from(x),
+                                       from(w),
+                                       from(std::nullopt),
+                                       from(pair(stride, stride)),
+                                       from(pair(padding, padding)),
+                                       from(pair(1, 1)),
+                                       from(false),
+                                       from(pair(0, 0)),
+                                       from(int64_t{1}),
+                                       from(HeaderOnlyArrayRef<bool>(only_weight, 3))};
+    STABLE_TORCH_ERROR_CODE_CHECK(
+        torch_call_dispatcher("aten::convolution_backward", "", stack.data(), TORCH_ABI_VERSION));
+    const Tensor no_dx = torch::stable::detail::to<Tensor>(stack[0]);
+    const Tensor no_db = torch::stable::detail::to<Tensor>(stack[2]);
+    return torch::stable::detail::to<Tensor>(stack[1]);
+}
+
+// In which type and layout to convolve. Channels-last is as fast or faster where the larger image
+// has 32 x 32 pixels, and slower where it has less, much slower for the gradient of a weight.
+struct Convolved {
+    Type type;
+    bool channels_last;
+
+    Convolved(const Tensor& x, const Tensor& y)
+        : type(kernels::convolves(type_of(x)) ? type_of(x) : Type::float32),
+          channels_last(std::max(x.size(2) * x.size(3), y.size(2) * y.size(3)) >= 32 * 32) {}
+
+    bool fits(const Tensor& t) const {
+        return type_of(t) == type && (channels_last ? is_channels_last(t) : t.is_contiguous());
+    }
+    Tensor empty(const Tensor& like, HeaderOnlyArrayRef<int64_t> shape) const {
+        return torch::stable::empty(
+            shape,
+            type == Type::float32    ? ScalarType::Float
+            : type == Type::bfloat16 ? ScalarType::BFloat16
+                                     : ScalarType::Half,
+            std::nullopt, like.device(), std::nullopt,
+            channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+    }
+};
+
+struct Epilogue {
+    Act act = Act::linear;
+    double alpha = 0, gain = 1, clamp = -1;
+    const float* noise = nullptr;
+    int64_t noise_image = 0;
+    const float* b = nullptr;
+};
+
+// Fills out, which is dense and of x's shape; scale is [n, c] or null.
+void scale_act(const Tensor& x, const float* scale, const Epilogue& e, const Tensor& out) {
+    pix2gan::ScaleAct k{};
+    // Of one channel or one pixel, the layouts differ in name only.
+    const bool channels_last = !x.is_contiguous() && is_channels_last(x);
+    const Tensor ready = channels_last || has_dense_planes(x) ? x : dense(x, false);
+    k.from = type_of(x), k.to = type_of(out);
+    k.from_channels_last = channels_last, k.to_channels_last = !out.is_contiguous();
+    k.act = e.act;
+    k.alpha = static_cast<float>(e.alpha);
+    k.gain = static_cast<float>(e.gain);
+    k.clamp = static_cast<float>(e.clamp);
+    k.n = x.size(0), k.c = x.size(1), k.h = x.size(2), k.w = x.size(3);
+    k.x_image = ready.stride(0), k.x_plane = ready.stride(1);
+    k.scale = scale;
+    k.noise = e.noise, k.noise_image = e.noise_image;
+    k.b = e.b;
+    k.x = ready.const_data_ptr();
+    k.out = out.mutable_data_ptr();
+    kernels::scale_act(k, Device(out).lent());
+}
+
+// Fills out with w [a, b, kh, kw] times first [a] and second [b], or null; `adjoint`: with what is
+// [b, a, kh, kw] of it, reversed along the taps.
+void scale_weight(const Tensor& w, const float* first, const float* second, bool adjoint,
+                  const Tensor& out) {
+    pix2gan::ScaleWeight k{};
+    k.from = type_of(w), k.to = type_of(out);
+    k.channels_last = !out.is_contiguous();
+    const int64_t bytes = k.from == Type::float32 ? 4 : 2;
+    const char* data = static_cast<const char*>(w.const_data_ptr());
+    for (int64_t axis = 0; axis < 4; axis++) {
+        const int64_t source = adjoint && axis < 2 ? 1 - axis : axis;
+        const bool reversed = adjoint && axis >= 2;
+        k.size[axis] = w.size(source);
+        k.strides[axis] = reversed ? -w.stride(source) : w.stride(source);
+        if (reversed) data += (w.size(source) - 1) * w.stride(source) * bytes;
+    }
+    k.first = adjoint ? second : first, k.second = adjoint ? first : second;
+    k.w = data;
+    k.out = out.mutable_data_ptr();
+    kernels::scale_weight(k, Device(out).lent());
+}
+
+// x times scale [n, c] as an operand of a convolution; x itself where it is one.
+Tensor operand(const Tensor& x, const float* scale, const Convolved& as) {
+    if (scale == nullptr && as.fits(x)) return x;
+    const Tensor out = as.empty(x, x.sizes());
+    scale_act(x, scale, Epilogue(), out);
+    return out;
+}
+
+Tensor sample(Tensor t, int64_t n) {
+    return t.size(0) == 1 ? t : torch::stable::narrow(t, 0, n, 1);
+}
+
+Optional scales(const Optional& t, int64_t n, int64_t c, const char* name) {
+    if (t.has_value()) check_shape(*t, {n, c}, name);
+    return as_float(t);
+}
+
+void scaled_conv2d(const Tensor& x, const Tensor& w, const Optional& s, const Optional& d,
+                   int64_t stride, int64_t padding, bool transposed, int64_t out_h, int64_t out_w,
+                   const Optional& noise, const Optional& b, const std::string& act, double alpha,
+                   double gain, double clamp, Tensor out) {
+    STD_TORCH_CHECK(x.dim() == 4 && w.dim() == 4, "x and w must have four axes");
+    const int64_t n = x.size(0), inner = x.size(1), outer = w.size(transposed ? 1 : 0);
+    const int64_t kh = w.size(2), kw = w.size(3);
+    STD_TORCH_CHECK(w.size(transposed ? 0 : 1) == inner, "w has the wrong shape");
+    check_shape(out, {n, outer, out_h, out_w}, "out");
+    check_type(w, x.scalar_type(), "w");
+    check_type(out, x.scalar_type(), "out");
+    STD_TORCH_CHECK(out.is_contiguous() || is_channels_last(out), "out must be dense");
+    const Optional from_s = scales(s, n, inner, "s"), from_d = scales(d, n, outer, "d");
+    const float *s_of = floats(from_s), *d_of = floats(from_d);
+    Epilogue epilogue{act_of(act), alpha, gain, clamp};
+    const Optional bias = as_float(b), added = as_float(noise);
+    if (b.has_value()) check_shape(*b, {outer}, "b");
+    epilogue.b = floats(bias);
+    if (noise.has_value()) {
+        check_shape(*noise, {noise->size(0), 1, out_h, out_w}, "noise");
+        STD_TORCH_CHECK(noise->size(0) == n || noise->size(0) == 1, "noise has the wrong shape");
+        epilogue.noise = floats(added);
+        epilogue.noise_image = noise->size(0) == 1 ? 0 : out_h * out_w;
+    }
+    if (out.numel() == 0) return;
+
+    const Convolved as(x, out);
+    Convolution convolve{stride, padding, transposed, 0, 0};
+    // Where few channels come out, a transposed convolution is slow as such.
+    const bool adjoint = transposed && stride == 1 && outer < 16 && kh == kw && padding < kh;
+    if (adjoint) {
+        convolve.transposed = false, convolve.padding = kh - 1 - padding;
+    } else if (transposed) {
+        convolve.rest_h = out_h - ((x.size(2) - 1) * stride - 2 * padding + kh);
+        convolve.rest_w = out_w - ((x.size(3) - 1) * stride - 2 * padding + kw);
+    }
+    const int64_t rows = w.size(adjoint ? 1 : 0), columns = w.size(adjoint ? 0 : 1);
+    const int64_t shape[] = {rows, columns, kh, kw};
+
+    // Either x is scaled or, sample by sample, the weight, whichever is smaller. What has to be
+    // copied anyway is scaled on the way, and for small images it makes no difference.
+    constexpr int64_t small = 1 << 14;
+    if (s_of != nullptr && as.fits(x) && std::max(w.numel(), small) * n < x.numel()) {
+        const Tensor weight = as.empty(w, {shape, 4});
+        for (int64_t i = 0; i < n; i++) {
+            const float* by_s = s_of + i * inner;
+            const float* by_d = d_of != nullptr ? d_of + i * outer : nullptr;
+            scale_weight(w, transposed ? by_s : by_d, transposed ? by_d : by_s, adjoint, weight);
+            Epilogue own = epilogue;
+            if (own.noise != nullptr) own.noise += i * own.noise_image;
+            scale_act(convolve(sample(x, i), weight), nullptr, own, sample(out, i));
+        }
+        return;
+    }
+    Tensor weight = w;
+    if (adjoint || !as.fits(w)) {
+        weight = as.empty(w, {shape, 4});
+        scale_weight(w, nullptr, nullptr, adjoint, weight);
+    }
+    scale_act(convolve(operand(x, s_of, as), weight), d_of, epilogue, out);
+}
+
+void scaled_conv2d_wgrad(const Tensor& x, const Tensor& dy, const Optional& s, const Optional& d,
+                         int64_t stride, int64_t padding, bool transposed, int64_t kh, int64_t kw,
+                         Tensor out) {
+    STD_TORCH_CHECK(x.dim() == 4 && dy.dim() == 4, "x and dy must be [N, C, H, W]");
+    STD_TORCH_CHECK(x.size(0) == dy.size(0), "dy has the wrong shape");
+    check_type(dy, x.scalar_type(), "dy");
+    check_type(out, x.scalar_type(), "out");
+    // The operands of the convolution that is not transposed: its input and its output's gradient.
+    const Tensor &in = transposed ? dy : x, &result = transposed ? x : dy;
+    const int64_t n = x.size(0), inner = in.size(1), outer = result.size(1);
+    check_shape(out, {outer, inner, kh, kw}, "out");
+    STD_TORCH_CHECK(out.is_contiguous(), "out must be contiguous");
+    const Optional from_s = scales(s, n, x.size(1), "s"), from_d = scales(d, n, dy.size(1), "d");
+    const float *in_scale = floats(transposed ? from_d : from_s),
+                *result_scale = floats(transposed ? from_s : from_d);
+    if (x.numel() == 0 || dy.numel() == 0) {
+        torch::stable::zero_(out);
+        return;
+    }
+    Convolved as(x, dy);
+    if (outer < 16) as.channels_last = false;  // not vectorised in bfloat16
+    // Of one sample, the gradient is scaled instead of what it is computed from.
+    const bool behind = n == 1;
+    const int64_t shape[] = {outer, inner, kh, kw};
+    const Tensor dw = weight_gradient(operand(result, behind ? nullptr : result_scale, as),
+                                      operand(in, behind ? nullptr : in_scale, as),
+                                      as.empty(x, {shape, 4}), stride, padding);
+    scale_weight(dw, behind ? result_scale : nullptr, behind ? in_scale : nullptr, false, out);
+}
+
+#endif
+
 // ---------------------------------------------------------------------------------------- others
 
 #if !defined(PIX2GAN_CUDA)
@@ -481,6 +729,15 @@ PIX2GAN_DEFINE(PIX2GAN_LIBRARY, m) {
         "Tensor rstd, str act, float alpha, int pad, str pad_mode, float eps, bool frozen, "
         "Tensor(a!) out, "
         "Tensor(b!) out_dweight, Tensor(c!) out_dbias) -> ()");
+#if !defined(PIX2GAN_CUDA)
+    m.def(
+        "scaled_conv2d(Tensor x, Tensor w, Tensor? s, Tensor? d, int stride, int padding, "
+        "bool transposed, int out_h, int out_w, Tensor? noise, Tensor? b, str act, float alpha, "
+        "float gain, float clamp, Tensor(a!) out) -> ()");
+    m.def(
+        "scaled_conv2d_wgrad(Tensor x, Tensor dy, Tensor? s, Tensor? d, int stride, int padding, "
+        "bool transposed, int kh, int kw, Tensor(a!) out) -> ()");
+#endif
     m.def("build() -> str");
 #if !defined(PIX2GAN_CUDA)
     m.def("instruction_set() -> str");
@@ -496,6 +753,10 @@ STABLE_TORCH_LIBRARY_IMPL(PIX2GAN_LIBRARY, PIX2GAN_KEY, m) {
     m.impl("instance_norm_stats", TORCH_BOX(&instance_norm_stats));
     m.impl("instance_norm_act", TORCH_BOX(&instance_norm_act));
     m.impl("instance_norm_act_grad", TORCH_BOX(&instance_norm_act_grad));
+#if !defined(PIX2GAN_CUDA)
+    m.impl("scaled_conv2d", TORCH_BOX(&scaled_conv2d));
+    m.impl("scaled_conv2d_wgrad", TORCH_BOX(&scaled_conv2d_wgrad));
+#endif
 }
 
 STABLE_TORCH_LIBRARY_IMPL(PIX2GAN_LIBRARY, CompositeExplicitAutograd, m) {

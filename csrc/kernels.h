@@ -117,6 +117,36 @@ struct InstanceNormActGrad {
     float *dweight, *dbias;  // [n, c]
 };
 
+// out = clip(gain * act(x * scale + noise + b), +-clamp), in a type and layout that may differ from
+// x's: brings the operand of a convolution into those that it is convolved in, scaled by the
+// styles, and finishes its result.
+struct ScaleAct {
+    // float32 or bfloat16 both, or float32 and one in half precision; only scaled if `from` is that
+    Type from, to;
+    bool from_channels_last, to_channels_last;
+    Act act;
+    float alpha, gain, clamp;  // clamp < 0: none
+    int64_t n, c, h, w;
+    int64_t x_image, x_plane;
+    const float* scale;  // [n, c], or null
+    const float* noise;  // [n, h, w], with an image stride of 0 for [1, h, w], or null
+    int64_t noise_image;
+    const float* b;  // [c], or null
+    const void* x;
+    void* out;  // dense
+};
+
+// out[i, j, y, x] = w[i, j, y, x] * first[i] * second[j]: the weight of a convolution, or its
+// gradient.
+struct ScaleWeight {
+    Type from, to;       // as above
+    bool channels_last;  // of out, which is dense
+    int64_t size[4], strides[4];
+    const float *first, *second;  // or null
+    const void* w;
+    void* out;
+};
+
 namespace cpu {
 
 void bias_act(const BiasAct&, const Workers&);
@@ -124,6 +154,11 @@ void upfirdn2d(const Upfirdn2d&, const Workers&);
 void instance_norm_stats(const InstanceNormStats&, const Workers&);
 void instance_norm_act(const InstanceNormAct&, const Workers&);
 void instance_norm_act_grad(const InstanceNormActGrad&, const Workers&);
+void scale_act(const ScaleAct&, const Workers&);
+void scale_weight(const ScaleWeight&, const Workers&);
+
+// Whether PyTorch's convolution of this type is fast here, and not one that is emulated.
+bool convolves(Type);
 
 // The instruction set in use: "avx512_bf16", "avx512", "avx2" or "baseline".
 const char* instruction_set();

@@ -24,11 +24,7 @@ struct LoadFirst {
 template <int order, Kind kind, class T, class Load>
 PIX2GAN_INLINE F compute(const BiasAct& k, F b, Load from) {
     const T *x = static_cast<const T*>(k.x), *dy = static_cast<const T*>(k.dy);
-    const F limit = splat(k.clamp);
-    if (order == 0) {
-        const F v = activation::value<kind>(k.act, from(x) + b, k.alpha) * k.gain;
-        return k.clamp < 0 ? v : minimum(limit, maximum(-limit, v));
-    }
+    if (order == 0) return activation::finished<kind>(k.act, from(x) + b, k.alpha, k.gain, k.clamp);
     F out = from(dy) * k.gain, y;
     if (order == 1 && kind != activation::any) {
         // The sign of y is that of v, as gain > 0 and alpha >= 0.
@@ -42,7 +38,7 @@ PIX2GAN_INLINE F compute(const BiasAct& k, F b, Load from) {
         if (k.clamp < 0) return out;
         y = activation::value<kind>(k.act, v, k.alpha) * k.gain;
     }
-    return k.clamp < 0 ? out : select(absolute(y) < limit, out, F{});
+    return k.clamp < 0 ? out : select(absolute(y) < splat(k.clamp), out, F{});
 }
 
 template <int order, Kind kind, class T>

@@ -64,6 +64,14 @@ const Loops& best_loops_for_channels(int64_t channels) {
 
 const char* instruction_set() { return best_loops().name; }
 
+bool convolves(Type type) {
+    if (type == Type::float32) return true;
+#if defined(__x86_64__)
+    if (type == Type::bfloat16) return &best_loops() == &avx512_bf16::table;
+#endif
+    return false;  // float16 takes 5 to 600 times as long as float32 where it is emulated
+}
+
 bool use_instruction_set(const char* name) {
     for (const InstructionSet* set = instruction_sets();; set++) {
         if (std::strcmp(set->loops.name, name) == 0) {

@@ -9,6 +9,12 @@
 #define PIX2GAN_STRING_OF(name) #name
 #define PIX2GAN_STRING(name) PIX2GAN_STRING_OF(name)
 
+// gcc 12 takes the "undefined" operands of its own intrinsics for a mistake.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+
 namespace pix2gan::cpu::PIX2GAN_ISA {
 
 #include "vector.h"
@@ -20,6 +26,8 @@ namespace pix2gan::cpu::PIX2GAN_ISA {
 #include "instance_norm_grad_loops.h"
 //
 #include "upfirdn2d_loops.h"
+//
+#include "scale_act_loops.h"
 
 extern const Loops table = {
     PIX2GAN_STRING(PIX2GAN_ISA),
@@ -28,6 +36,8 @@ extern const Loops table = {
     instance_norm_loops::find,
     instance_norm_grad_loops::find,
     upfirdn2d_loops::find,
+    scale_act_loops::find,
+    scale_act_loops::find_weight,
     instance_norm_loops::merge_sums,
     instance_norm_loops::finish_image,
 };

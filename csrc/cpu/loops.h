@@ -108,6 +108,18 @@ struct Upfirdn2dLoops {
     bool windows;
 };
 
+// Pixels [first, last) of channels [c, c + channels) of image n; scale [channels] and added
+// [channels] are those of them.
+struct ScaleActPart {
+    int64_t n, c, channels, first, last;
+    const float *scale, *added;
+};
+using ScaleActLoop = void (*)(const ScaleAct&, const ScaleActPart&);
+
+// out[i] = w[offset[i]] * scale * scales[i], i < n; offset null: w[i].
+using ScaleWeightLoop = void (*)(const void* w, const int64_t* offset, float scale,
+                                 const float* scales, void* out, int64_t n);
+
 struct Loops {
     const char* name;
     int64_t lanes;
@@ -115,6 +127,8 @@ struct Loops {
     InstanceNormLoops (*instance_norm)(Type, Act, bool with_residual);
     InstanceNormGradLoops (*instance_norm_grad)(Type, Act);
     Upfirdn2dLoops (*upfirdn2d)(const Upfirdn2d&, bool one_term);
+    ScaleActLoop (*scale_act)(const ScaleAct&);
+    ScaleWeightLoop (*scale_weight)(Type from, Type to);
     // One more chunk of `pixels` sums as above into the mean and m2 [channels] of `count` pixels.
     void (*merge_sums)(const float* sums, int64_t channels, double pixels, double count,
                        double* mean, double* m2);

@@ -40,6 +40,7 @@ PIX2GAN_INLINE F minimum(F a, F b) {
 // ------------------------------------------------------------------------- 16 bits to 32 and back
 
 // Bits of bfloat16 and float16 in the low half of each lane, to floats.
+PIX2GAN_INLINE F widen(float, U bits) { return (F)bits; }
 PIX2GAN_INLINE F widen(bfloat16, U bits) { return (F)(bits << 16); }
 
 PIX2GAN_INLINE F widen(float16, U bits) {
@@ -62,6 +63,7 @@ PIX2GAN_INLINE U round_to_bfloat16(F v) {
     return select((I)(v != v), u | 0x400000u, rounded);  // rounding could carry a NaN away
 }
 
+PIX2GAN_INLINE U narrow(float, F v) { return (U)v; }
 // The same in the low half of each lane.
 PIX2GAN_INLINE U narrow(bfloat16, F v) { return round_to_bfloat16(v) >> 16; }
 
@@ -159,6 +161,29 @@ PIX2GAN_INLINE void store_first(T* to, F v, int64_t n) {
     for (int64_t i = 0; i < n; i++) to[i] = elements[i];
 }
 
+struct Pair {
+    F a, b;
+};
+
+// a0 b0 a1 b1 ... in two vectors
+PIX2GAN_INLINE Pair interleaved(Pair v) {
+#if PIX2GAN_LEVEL >= 2
+    const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    const __m512i high =
+        _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+    return {(F)_mm512_permutex2var_ps((__m512)v.a, low, (__m512)v.b),
+            (F)_mm512_permutex2var_ps((__m512)v.a, high, (__m512)v.b)};
+#elif PIX2GAN_LEVEL == 1
+    const __m256 low = _mm256_unpacklo_ps((__m256)v.a, (__m256)v.b);
+    const __m256 high = _mm256_unpackhi_ps((__m256)v.a, (__m256)v.b);
+    return {(F)_mm256_permute2f128_ps(low, high, 0x20), (F)_mm256_permute2f128_ps(low, high, 0x31)};
+#else
+    float pairs[2 * lanes];
+    for (int64_t i = 0; i < lanes; i++) pairs[2 * i] = v.a[i], pairs[2 * i + 1] = v.b[i];
+    return {load(pairs), load(pairs + lanes)};
+#endif
+}
+
 // a0 b0 a1 b1 ...
 template <class T>
 PIX2GAN_INLINE void store_interleaved(T* to, F a, F b) {
@@ -180,33 +205,29 @@ PIX2GAN_INLINE void store_interleaved<bfloat16>(bfloat16* to, F a, F b) {
 
 template <>
 PIX2GAN_INLINE void store_interleaved<float>(float* to, F a, F b) {
-#if PIX2GAN_LEVEL >= 2
-    const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-    const __m512i high =
-        _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-    store(to, (F)_mm512_permutex2var_ps((__m512)a, low, (__m512)b));
-    store(to + lanes, (F)_mm512_permutex2var_ps((__m512)a, high, (__m512)b));
-#elif PIX2GAN_LEVEL == 1
-    const __m256 low = _mm256_unpacklo_ps((__m256)a, (__m256)b);
-    const __m256 high = _mm256_unpackhi_ps((__m256)a, (__m256)b);
-    store(to, (F)_mm256_permute2f128_ps(low, high, 0x20));
-    store(to + lanes, (F)_mm256_permute2f128_ps(low, high, 0x31));
-#else
-    float pairs[2 * lanes];
-    for (int64_t i = 0; i < lanes; i++) pairs[2 * i] = a[i], pairs[2 * i + 1] = b[i];
-    __builtin_memcpy(to, pairs, sizeof pairs);
-#endif
+    const Pair v = interleaved({a, b});
+    store(to, v.a), store(to + lanes, v.b);
+}
+
+// The rows of a matrix to its columns. A round of interleaving the upper half of the rows with the
+// lower one rotates the bits of an element's index (row, column) by one place.
+PIX2GAN_INLINE void transpose(F (&row)[lanes]) {
+    for (int64_t round = 1; round < lanes; round *= 2) {
+        F next[lanes];
+        for (int64_t i = 0; i < lanes / 2; i++) {
+            const Pair v = interleaved({row[i], row[i + lanes / 2]});
+            next[2 * i] = v.a, next[2 * i + 1] = v.b;
+        }
+        for (int64_t i = 0; i < lanes; i++) row[i] = next[i];
+    }
 }
 
 // ------------------------------------------------------------------------------------------ pairs
 
-// Two vectors of 2 * lanes consecutive elements. Which element lies where depends on the type:
+// A Pair of 2 * lanes consecutive elements. Which element lies where depends on the type:
 // where T is bfloat16, a holds the even and b the odd ones, which a shift and a mask take apart.
 // Unpacking to consecutive vectors would cost twice as many instructions, and packing more. What is
 // added to or multiplied with a pair of T must be loaded `as<T>`, from floats.
-struct Pair {
-    F a, b;
-};
 
 // Of two consecutive vectors, the even and the odd elements.
 PIX2GAN_INLINE Pair deinterleaved(Pair v) {

@@ -45,14 +45,13 @@ def instruction_set(native: None, request: pytest.FixtureRequest) -> Iterator[st
     assert torch.ops.pix2gan_native.use_instruction_set(best)
 
 
-# ---------------------------------------------------------------------------------kernels
+# ------------------------------------------------------------------------------------------ kernels
 
 
-def test_it_has_all_primitives_but_the_convolutions(native):
+def test_it_has_all_primitives(native):
     (status,) = [s for s in ops.list_backends() if s.name == "cpu"]
     assert status.available
-    missing = {p for p in dispatch.primitives() if not hasattr(cpu, p)}
-    assert missing == {"scaled_conv2d", "scaled_conv2d_wgrad"}
+    assert status.primitives == dispatch.primitives()
 
 
 @pytest.mark.parametrize("subject", [s for s in conformance.SUBJECTS if s.startswith("op ")])
@@ -186,6 +185,91 @@ def test_a_pixel_that_is_not_a_number_reaches_its_neighbours_only(instruction_se
         assert not y[:, 4:].isnan().any()
 
 
+# (shape of x, out channels, taps, stride, padding, transposed, pixels left over)
+CONVOLUTIONS = {
+    "3x3": ((2, 20, 37, 41), 24, 3, 1, 1, False, 0),
+    "one sample": ((1, 33, 40, 33), 18, 3, 1, 1, False, 0),
+    "1x1 to three channels": ((2, 34, 41, 32), 3, 1, 1, 0, False, 0),
+    "stride 2": ((2, 20, 65, 34), 36, 3, 2, 1, False, 0),
+    "transposed 2": ((2, 20, 33, 32), 19, 3, 2, 0, True, 0),
+    "transposed 2 and a row": ((1, 40, 33, 32), 17, 3, 2, 1, True, 1),
+    "transposed to three channels": ((2, 20, 34, 37), 3, 3, 1, 2, True, 0),
+    "more weight than pixels": ((2, 48, 9, 7), 40, 3, 1, 1, False, 0),
+}
+
+
+def convolution(name: str) -> tuple[dict[str, torch.Tensor], tuple, torch.Tensor]:
+    """(tensors by argument, geometry, a gradient of the result), all float64."""
+    (n, inner, height, width), outer, taps, stride, padding, transposed, left = CONVOLUTIONS[name]
+    size = [height, width]
+    if transposed:
+        size = [(s - 1) * stride - 2 * padding + taps + left for s in size]
+    else:
+        size = [(s + 2 * padding - taps) // stride + 1 for s in size]
+    g = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=g, dtype=torch.float64)
+
+    channels = (inner, outer) if transposed else (outer, inner)
+    tensors = {
+        "x": normal(n, inner, height, width),
+        "w": normal(*channels, taps, taps) / (inner * taps * taps) ** 0.5,
+        "s": normal(n, inner),
+        "d": normal(n, outer).exp(),
+        "noise": normal(n, 1, *size),
+        "b": normal(outer),
+    }
+    return tensors, (stride, padding, transposed, *size), normal(n, outer, *size)
+
+
+def convolve(
+    t: dict[str, torch.Tensor], geometry: tuple, dy: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """scaled_conv2d with everything behind it, and its weight's gradient."""
+    y = torch.ops.pix2gan.scaled_conv2d(
+        t["x"], t["w"], t["s"], t["d"], *geometry, t["noise"], t["b"], "lrelu", 0.2, 1.5, 4.0
+    )
+    dw = torch.ops.pix2gan.scaled_conv2d_wgrad(
+        t["x"], dy, t["s"], t["d"], *geometry[:3], *t["w"].shape[2:]
+    )
+    return y, dw
+
+
+def cast(
+    t: dict[str, torch.Tensor], dtype: torch.dtype, memory_format: torch.memory_format
+) -> dict[str, torch.Tensor]:
+    """The data in a dtype and a memory format, the parameters in float32."""
+    data = {k: t[k].to(dtype) for k in ("x", "w", "noise")}
+    data["x"] = data["x"].contiguous(memory_format=memory_format)
+    return {**{k: t[k].float() for k in ("s", "d", "b")}, **data}
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_convolutions_of_images(instruction_set, name, dtype, memory_format):
+    tensors, geometry, dy = convolution(name)
+    t, g = cast(tensors, dtype, memory_format), dy.to(dtype).contiguous(memory_format=memory_format)
+    got = convolve(t, geometry, g)
+    assert got[0].is_contiguous(memory_format=memory_format)
+    with ops.use_backend("reference"):
+        exact = convolve({k: v.double() for k, v in t.items()}, geometry, g.double())
+        # float16 is emulated there, for seconds: bfloat16 has eight times its error
+        if dtype == torch.float16:
+            t, g = cast(tensors, torch.bfloat16, memory_format), dy.to(torch.bfloat16)
+        same = convolve(t, geometry, g)
+        if dtype == torch.float16:
+            exact_same = convolve({k: v.double() for k, v in t.items()}, geometry, g.double())
+        else:
+            exact_same = exact
+    for i, (a, b) in enumerate(zip(got, exact, strict=True)):
+        twice = 2 * (same[i].double() - exact_same[i]).abs().max()
+        twice = twice / 8 if dtype == torch.float16 else twice
+        relative = 1.3e-6 if dtype == torch.float32 else torch.finfo(dtype).eps / 2
+        assert ((a.double() - b).abs() <= (1e-5 + relative * b.abs()).clamp(min=twice)).all()
+
+
 @pytest.mark.parametrize("memory_format", FORMATS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(2, 24, 85, 65), (1, 2, 310, 290)])
@@ -199,6 +283,8 @@ def test_threads_do_not_change_a_bit(native, memory_format, dtype, shape):
         normed = ops.instance_norm_act(leaf, weight, act="lrelu", pad=2)
         outs = [normed, ops.bias_act(leaf, weight, act="swish"), ops.upsample2d(leaf, f)]
         outs += [ops.downsample2d(leaf, f), *ops.instance_norm_stats(x)[1:]]
+        styles, w = torch.ones(shape[:2]).cumsum(1), torch.ones(5, shape[1], 3, 3).cumsum(3)
+        outs += [ops.modulated_conv2d(x, w, styles, padding=1, b=torch.ones(5), act="lrelu")]
         loss = sum((out.float().square().sum() for out in outs[:4]), torch.zeros(()))
         return [*outs, *torch.autograd.grad(loss, (leaf, weight))]
 

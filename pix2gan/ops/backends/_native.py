@@ -89,7 +89,7 @@ class Library:
     name = "cpu"  # its folder in csrc/
     title = "the native CPU kernels"
     namespace = "pix2gan_native"  # of its ops in torch.ops
-    duration = "about half a minute"
+    duration = "about a minute"
     flags: tuple[str, ...] = COMPILE_FLAGS
     linked: tuple[str, ...] = ("c10", "torch", "torch_cpu")
 

@@ -1,8 +1,8 @@
 """The native CPU backend: the kernels of csrc/cpu, for float32, float16 and bfloat16.
 
 They come in one library for x86-64 and arm64 that picks SSE2, AVX2, AVX-512 (with or without
-bfloat16) or NEON when it runs. The convolutions stay with PyTorch's own library, through the
-reference backend.
+bfloat16) or NEON when it runs. Of ``scaled_conv2d`` the kernels do what surrounds the convolution,
+which itself is PyTorch's.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ _DATA = {
     "instance_norm_stats": (0,),
     "instance_norm_act": (0, 5),
     "instance_norm_act_grad": (0, 1),
+    "scaled_conv2d": (0, 1, 9),
+    "scaled_conv2d_wgrad": (0, 1),
 }
 
 
@@ -71,3 +73,11 @@ def instance_norm_act(*args: Any) -> None:
 
 def instance_norm_act_grad(*args: Any) -> None:
     torch.ops.pix2gan_native.instance_norm_act_grad.default(*args)
+
+
+def scaled_conv2d(*args: Any) -> None:
+    torch.ops.pix2gan_native.scaled_conv2d.default(*args)
+
+
+def scaled_conv2d_wgrad(*args: Any) -> None:
+    torch.ops.pix2gan_native.scaled_conv2d_wgrad.default(*args)
