@@ -1,6 +1,7 @@
-"""The generators as their papers' readers write them: stock ``torch.nn`` modules, nothing else.
+"""The networks as their papers' readers write them: stock ``torch.nn`` modules, nothing else.
 
-These are the opponents of ``benchmarks/generators.py`` and share no code with ``pix2gan.models``.
+They are in the opponents of ``benchmarks/generators.py`` and ``benchmarks/training.py`` and share
+no code with ``pix2gan.models``.
 ``stock_generator(config)`` builds the network that a pix2gan generator's ``.config`` describes, and
 ``copy_weights`` fills it from that generator.
 """
@@ -33,6 +34,24 @@ def stock_generator(config: Mapping[str, Any]) -> nn.Module:
     if config["name"].startswith("unet"):
         return _unet(config)
     raise ValueError(f"no stock composition of {config['name']!r} is known; write it here")
+
+
+def stock_discriminator(in_channels: int, width: int = 64, n_layers: int = 3) -> nn.Module:
+    """The patch discriminator with instance norm: [N, C, H, W] -> logits [N, 1, h, w]."""
+    layers: list[nn.Module] = [
+        nn.Conv2d(in_channels, width, 4, stride=2, padding=1),
+        nn.LeakyReLU(0.2, True),
+    ]
+    for n in range(1, n_layers + 1):
+        ins, outs = (width * min(2**level, 8) for level in (n - 1, n))
+        stride = 1 if n == n_layers else 2
+        layers += [
+            nn.Conv2d(ins, outs, 4, stride=stride, padding=1),
+            nn.InstanceNorm2d(outs),
+            nn.LeakyReLU(0.2, True),
+        ]
+    last = width * min(2**n_layers, 8)
+    return nn.Sequential(*layers, nn.Conv2d(last, 1, 4, padding=1))
 
 
 def copy_weights(source: nn.Module, target: nn.Module, example: Tensor) -> None:

@@ -56,9 +56,16 @@ app = App(
 
 
 def _layer_config_file(command: App, names: tuple[str, ...], arguments: ArgumentCollection) -> None:
-    """Fill in from the file behind ``--config`` what the command line leaves open."""
-    given = {argument.name: argument.tokens[-1].value for argument in arguments if argument.tokens}
+    """Fill in what the command line leaves open, from the file behind ``--config``.
+
+    With ``--resume`` and no such file it is the one that the run in ``--out`` has left.
+    """
+    last = {argument.name: argument.tokens[-1] for argument in arguments if argument.tokens}
+    given = {name: token.value for name, token in last.items()}
     path = given.get("--config")
+    if path is None and "--resume" in last and last["--resume"].keyword != "--no-resume":
+        left = Path(given.get("--out", "")) / "config.yaml"
+        path = str(left) if "--out" in given and left.is_file() else None
     if path is None:
         return
     values = read_yaml(path)
@@ -82,6 +89,13 @@ TRAIN_OPTIONS: dict[str, type[TrainConfig]] = {
     "fastcut": FastCUTConfig,
 }
 _Flat = Parameter(name="*")
+_DryRun = Annotated[
+    bool,
+    Parameter(
+        negative="",
+        help="Take a few steps, print what the training would need, and write nothing.",
+    ),
+]
 _ConfigFile = Annotated[
     Path | None,
     Parameter(
@@ -211,37 +225,58 @@ def translate(
 
 
 @train_app.command
-def pix2pix(options: Annotated[Pix2PixConfig, _Flat], *, config: _ConfigFile = None) -> None:
+def pix2pix(
+    options: Annotated[Pix2PixConfig, _Flat],
+    *,
+    config: _ConfigFile = None,
+    dry_run: _DryRun = False,
+) -> None:
     """Train on pairs of images: conditional GAN and L1 (Isola et al., 2017)."""
-    _train("pix2pix", options)
+    _train("pix2pix", options, dry_run)
 
 
 @train_app.command
-def cyclegan(options: Annotated[CycleGANConfig, _Flat], *, config: _ConfigFile = None) -> None:
+def cyclegan(
+    options: Annotated[CycleGANConfig, _Flat],
+    *,
+    config: _ConfigFile = None,
+    dry_run: _DryRun = False,
+) -> None:
     """Train on unpaired images, both ways at once: cycle consistency (Zhu et al., 2017)."""
-    _train("cyclegan", options)
+    _train("cyclegan", options, dry_run)
 
 
 @train_app.command
-def cut(options: Annotated[CUTConfig, _Flat], *, config: _ConfigFile = None) -> None:
+def cut(
+    options: Annotated[CUTConfig, _Flat], *, config: _ConfigFile = None, dry_run: _DryRun = False
+) -> None:
     """Train on unpaired images, one way: contrastive learning of patches (Park et al., 2020)."""
-    _train("cut", options)
+    _train("cut", options, dry_run)
 
 
 @train_app.command
-def fastcut(options: Annotated[FastCUTConfig, _Flat], *, config: _ConfigFile = None) -> None:
+def fastcut(
+    options: Annotated[FastCUTConfig, _Flat], *, config: _ConfigFile = None, dry_run: _DryRun = False
+) -> None:
     """Train as with cut, faster and with less memory: FastCUT (Park et al., 2020)."""
-    _train("fastcut", options)
+    _train("fastcut", options, dry_run)
 
 
-def _train(method: str, options: TrainConfig) -> None:
+def _train(method: str, options: TrainConfig, dry_run: bool) -> None:
     from pix2gan.training import train
 
     if options.method != method:
         raise ConfigError(
             f"pix2gan train {method} was told --method {options.method}: leave it out."
         )
-    train(options)
+    if dry_run:
+        from pix2gan.training.dry_run import dry_run as estimate
+
+        found = estimate(options)
+        if os.environ.get("RANK", "0") == "0":
+            print(found)
+    else:
+        train(options)
 
 
 @app.command(sort_key=3)

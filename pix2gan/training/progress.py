@@ -62,7 +62,7 @@ class TrainingProgress:
         smooth = seconds if self._seconds_per_step is None else self._seconds_per_step
         self._seconds_per_step = 0.7 * smooth + 0.3 * seconds
         rate = self.batch / max(seconds, 1e-9)
-        left = _duration((self.total - step) * self._seconds_per_step)
+        left = duration((self.total - step) * self._seconds_per_step)
         values = "  ".join(f"{name} {value:.4g}" for name, value in losses.items())
         text = f"{values}  {rate:.3g} images/s  {left} left"
         if self._bar is not None:
@@ -86,7 +86,8 @@ class TrainingProgress:
             self._bar.stop()
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds: 1:02:03."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(int(minutes), 60)
     return f"{hours}:{minutes:02d}:{int(seconds):02d}"

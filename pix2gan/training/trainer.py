@@ -154,11 +154,11 @@ class Trainer:
                 prepare_folder(config, self.data.held_out)
                 self.checkpoints.remove_temporary_files()
         progress = TrainingProgress(
-            self.step, self.total, self._images_per_step, quiet=not self.world.is_main
+            self.step, self.total, self.images_per_step, quiet=not self.world.is_main
         )
         if self.data.summary:
             notices.append(f"Data: {self.data.summary}")
-        for notice in [*notices, self._describe()]:
+        for notice in [*notices, self.describe()]:
             progress.say(notice)
         with StopSignals() as stop, progress:
             while True:
@@ -203,14 +203,14 @@ class Trainer:
         started = time.monotonic() - self.seconds
         stopped_by = 0
         while self.step < self.total:
-            taken, failure = self._take(batches) if stop.received is None else ([], None)
+            taken, failure = self.take(batches) if stop.received is None else ([], None)
             stopped_by, failed = self.world.largest(stop.received or 0, int(failure is not None))
             if failed:
                 self._save_checkpoint(progress)
                 self.world.raise_together(failure)
             if stopped_by:
                 break
-            self._train_step(taken)
+            self.train_step(taken)
             self.step += 1
             self.seconds = time.monotonic() - started
             progress.advance(self.step, self.epoch)
@@ -228,7 +228,7 @@ class Trainer:
             self._save_checkpoint(progress)
         return stopped_by
 
-    def _take(
+    def take(
         self, batches: Generator[dict[str, Any], None, None]
     ) -> tuple[list[dict[str, Any]], Pix2ganError | None]:
         """The batches of a step, or why there are none."""
@@ -240,15 +240,16 @@ class Trainer:
     @property
     def epoch(self) -> int:
         """The pass over the data that the last step belonged to, from 1."""
-        return max(0, self.step * self._images_per_step - 1) // len(self.data.train) + 1
+        return max(0, self.step * self.images_per_step - 1) // len(self.data.train) + 1
 
     @property
-    def _images_per_step(self) -> int:
+    def images_per_step(self) -> int:
+        """Of all processes together."""
         return self.config.batch * self.config.accumulate * self.world.size
 
     # --- one step ---
 
-    def _train_step(self, batches: Sequence[Mapping[str, Any]]) -> None:
+    def train_step(self, batches: Sequence[Mapping[str, Any]]) -> None:
         """Each player's update from the mean gradient of ``batches``, with the last of them."""
         factor = self._learning_rate_factor(self.step)
         for position, batch in enumerate(batches, start=1):
@@ -365,8 +366,7 @@ class Trainer:
 
     def _save_checkpoint(self, progress: TrainingProgress) -> None:
         check_finite(self._mean_over_processes(self.metrics.peek()), self.method.networks)
-        own = {"random": random_state(self.device), "method": self.method.state_dict()}
-        state = {**self._shared_state(), "processes": self.world.gather(own)}
+        state = self.state()
         failure: Pix2ganError | None = None
         try:
             if self.world.is_main:
@@ -386,8 +386,9 @@ class Trainer:
 
     # --- the complete state ---
 
-    def _shared_state(self) -> dict[str, Any]:
-        """What is the same in all processes."""
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds, in the first process; ``processes`` is what differs in each."""
+        own = {"random": random_state(self.device), "method": self.method.state_dict()}
         return {
             "format": 2,
             "step": self.step,
@@ -402,6 +403,7 @@ class Trainer:
             "best_score": self.best_score,
             "rollbacks": self.recovery.rollbacks,
             "metrics": self.metrics.state_dict(),
+            "processes": self.world.gather(own),
         }
 
     def _resume(self, say: Callable[[str], None]) -> None:
@@ -471,7 +473,8 @@ class Trainer:
         batch: dict[str, Any] = default_collate(items)
         return batch
 
-    def _describe(self) -> str:
+    def describe(self) -> str:
+        """The run in a line."""
         config = self.config
         sizes = {
             name: sum(p.numel() for p in network.parameters())
@@ -483,7 +486,7 @@ class Trainer:
         return (
             f"{config.method} on {self.device} in {config.precision}{processes}: "
             f"{len(self.data.train)} items{held_out}, {self.total} steps of "
-            f"{self._images_per_step}; parameters: {networks}"
+            f"{self.images_per_step}; parameters: {networks}"
         )
 
 

@@ -111,7 +111,7 @@ def test_steps_are_the_papers(tiny, options: dict[str, Any]) -> None:
         player.lr = 0.01
     for step in range(3):
         expected = textbook.step(**{k.lower(): v for k, v in batch(step).items()})
-        trainer._train_step([batch(step)])
+        trainer.train_step([batch(step)])
         assert trainer.metrics.take() == pytest.approx(expected, rel=1e-4)
     # Running statistics aside: they follow from the order of passes, on which the paper is silent.
     ours = dict(trainer.method.networks.named_parameters())
