@@ -256,7 +256,10 @@ def cut(
 
 @train_app.command
 def fastcut(
-    options: Annotated[FastCUTConfig, _Flat], *, config: _ConfigFile = None, dry_run: _DryRun = False
+    options: Annotated[FastCUTConfig, _Flat],
+    *,
+    config: _ConfigFile = None,
+    dry_run: _DryRun = False,
 ) -> None:
     """Train as with cut, faster and with less memory: FastCUT (Park et al., 2020)."""
     _train("fastcut", options, dry_run)

@@ -314,6 +314,39 @@ def test_a_finished_runs_config_can_be_given_again(
     assert trained == [config, longer]
 
 
+def test_resume_takes_the_options_that_the_run_has(
+    trained: list[TrainConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Pix2PixConfig("D", out=tmp_path / "run", epochs=3, width=8)
+    run.out.mkdir()
+    (run.out / "config.yaml").write_text(run.to_yaml())
+    resume = ["train", "pix2pix", "--out", str(run.out), "--resume"]
+    assert cli.main(resume) == 0
+    assert cli.main([*resume, "auto", "--workers", "0"]) == 0
+    expected = dataclasses.replace(run, resume=True)
+    assert trained == [expected, dataclasses.replace(expected, resume="auto", workers=0)]
+    # without --resume, or without a run, the data must be named
+    assert cli.main([*resume[:-1], "--no-resume"]) == 2
+    assert "--data" in error_line(capsys)
+    assert cli.main(["train", "pix2pix", "--out", str(tmp_path / "none"), "--resume"]) == 2
+    assert "--data" in error_line(capsys)
+    assert cli.main(["train", "cyclegan", *resume[2:]]) == 2
+    assert "is for the method pix2pix" in error_line(capsys)
+
+
+def test_a_dry_run_prints_and_does_not_train(
+    trained: list[TrainConfig],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import pix2gan.training.dry_run
+
+    monkeypatch.setattr(pix2gan.training.dry_run, "dry_run", lambda options: f"of {options.out}")
+    assert cli.main(["train", "pix2pix", "D", "--out", "runs/x", "--dry-run"]) == 0
+    assert capsys.readouterr().out == "of runs/x\n"
+    assert trained == []
+
+
 def test_a_config_of_another_method_is_refused(
     trained: list[TrainConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -150,12 +151,14 @@ class SharedGradients:
     def __init__(self, networks: Iterable[nn.Module], world: World, device: torch.device) -> None:
         self._wrapped: DistributedDataParallel | None = None
         if world.size > 1:
-            self._wrapped = DistributedDataParallel(
-                _Losses(networks),
-                device_ids=[device] if device.type == "cuda" else None,
-                broadcast_buffers=False,  # they follow from weights and statistics that are equal
-                find_unused_parameters=True,  # a loss may leave some of a network's heads out
-            )
+            with warnings.catch_warnings():
+                # torch 2.13 renames the option; 2.10 does not know the new name.
+                warnings.filterwarnings("ignore", message=".*broadcast_buffers", append=False)
+                self._wrapped = DistributedDataParallel(
+                    _Losses(networks),
+                    device_ids=[device] if device.type == "cuda" else None,
+                    broadcast_buffers=False,  # they follow from what is equal in all processes
+                )
 
     def prepare(self, loss: Tensor) -> Tensor:
         """``loss``, whose ``backward`` then waits for the other processes."""

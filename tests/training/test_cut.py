@@ -101,7 +101,7 @@ def test_steps_are_the_papers(tiny, options: dict[str, Any]) -> None:
         torch.manual_seed(step + 2)
         expected = textbook.step(**{k.lower(): v for k, v in batch(step).items()})
         torch.manual_seed(step + 2)
-        trainer._train_step([batch(step)])
+        trainer.train_step([batch(step)])
         assert trainer.metrics.take() == pytest.approx(expected, rel=1e-4)
     ours = dict(trainer.method.networks.named_parameters())
     for name, value in textbook.networks.named_parameters():
@@ -218,7 +218,7 @@ def test_all_weights_learn_under_autocast(tiny, method: str, seed: int) -> None:
     trainer.method.networks["generator"].requires_grad_(True)
     before = copy.deepcopy(trainer.method.networks.state_dict())
     torch.manual_seed(seed)
-    trainer._train_step([batch(0)])
+    trainer.train_step([batch(0)])
     frozen = {  # a bias in front of an instance norm, which cancels it
         name
         for name, value in trainer.method.networks.named_parameters()
