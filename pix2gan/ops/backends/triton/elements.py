@@ -7,17 +7,17 @@ float32 from the load on, and ``to_element`` rounds by bits where interpreted.
 
 from __future__ import annotations
 
-import triton
 import triton.language as tl
 
 from pix2gan.ops.backends.triton.launch import INTERPRETED as _INTERPRETED
+from pix2gan.ops.backends.triton.launch import inlined
 
 INTERPRETED = tl.constexpr(_INTERPRETED)
 SELU_ALPHA = tl.constexpr(1.6732632423543772848)
 SELU_SCALE = tl.constexpr(1.0507009873554804934)
 
 
-@triton.jit
+@inlined
 def to_element(v, dtype: tl.constexpr):
     """float32 rounded to ``dtype``, to nearest even."""
     if INTERPRETED and dtype == tl.bfloat16:
@@ -27,7 +27,7 @@ def to_element(v, dtype: tl.constexpr):
     return v.to(dtype)
 
 
-@triton.jit
+@inlined
 def operand(v):
     """v as tl.dot takes it: interpreted, in float32."""
     if INTERPRETED:
@@ -40,7 +40,7 @@ def operand(v):
 # 1 - tanh(v)^2 are rewritten as products, so that nothing cancels.
 
 
-@triton.jit
+@inlined
 def _expm1_negative(v):
     """exp(v) - 1 for v <= 0: near 0 by its series, whose next term is below 1e-8 of the sum."""
     series = 1 + v * (1.0 / 8)
@@ -53,7 +53,7 @@ def _expm1_negative(v):
     return tl.where(v > -0.5, v * series, tl.exp(v) - 1)
 
 
-@triton.jit
+@inlined
 def _log1p(e):
     """log(1 + e) for e in [0, 1], as 2 artanh(e / (2 + e))."""
     r = e / (2 + e)
@@ -67,7 +67,7 @@ def _log1p(e):
     return 2 * (r + r * q * series)
 
 
-@triton.jit
+@inlined
 def _sigmoid(v):
     """(sigmoid(v), sigmoid(-v))"""
     e = tl.exp(-tl.abs(v))
@@ -76,21 +76,21 @@ def _sigmoid(v):
     return tl.where(v > 0, large, small), tl.where(v > 0, small, large)
 
 
-@triton.jit
+@inlined
 def _tanh(v):
     e = _expm1_negative(-2 * tl.abs(v))
     t = -e / (2 + e)
     return tl.where(v < 0, -t, t)
 
 
-@triton.jit
+@inlined
 def _tanh_slope(v):
     e = tl.exp(-2 * tl.abs(v))
     r = 1 / (1 + e)
     return 4 * e * r * r
 
 
-@triton.jit
+@inlined
 def activate(v, alpha, ACT: tl.constexpr):
     """act(v); NaN stays NaN."""
     if ACT == "relu":
@@ -115,7 +115,7 @@ def activate(v, alpha, ACT: tl.constexpr):
     return v
 
 
-@triton.jit
+@inlined
 def times_slope(g, v, alpha, ACT: tl.constexpr):
     """g * d act / dv; at a kink the slope of the negative side. ``v`` may be the output where
     that has its sign (relu, lrelu)."""
@@ -142,7 +142,7 @@ def times_slope(g, v, alpha, ACT: tl.constexpr):
     return g
 
 
-@triton.jit
+@inlined
 def curvature(v, alpha, ACT: tl.constexpr):
     """d2 act / dv2."""
     if ACT == "tanh":
@@ -166,7 +166,7 @@ def curvature(v, alpha, ACT: tl.constexpr):
     return v
 
 
-@triton.jit
+@inlined
 def clip(v, clamp):
     """v limited to +-clamp; NaN stays NaN."""
     return tl.where(v > clamp, clamp, tl.where(v < -clamp, -clamp, v))
@@ -175,7 +175,7 @@ def clip(v, clamp):
 # ----------------------------------------------------------------------------------------- indices
 
 
-@triton.jit
+@inlined
 def quick_divide(i, multiplier, shift, UNIT: tl.constexpr):
     """i // d for 0 <= i < 2^31, with what ``divisor`` made of d; UNIT: d is 1.
 
@@ -189,13 +189,13 @@ def quick_divide(i, multiplier, shift, UNIT: tl.constexpr):
     return q
 
 
-@triton.jit
+@inlined
 def within(i, size):
     """0 <= i < size in one comparison: as unsigned numbers the negative ones are large."""
     return i.to(tl.uint32) < size
 
 
-@triton.jit
+@inlined
 def padding_source(i, size, MODE: tl.constexpr):
     """The pixel of [0, size) that position i (counted from the first pixel; may be negative) is
     copied from. For zeros it is outside."""

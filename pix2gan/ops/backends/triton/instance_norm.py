@@ -44,6 +44,7 @@ from pix2gan.ops.backends.triton.launch import (
     block_for,
     ceil_div,
     index_type,
+    inlined,
     planes_grid,
     power_of_2,
     primitive,
@@ -52,7 +53,7 @@ from pix2gan.ops.backends.triton.launch import (
 # --------------------------------------------------------------------------------------- statistics
 
 
-@triton.jit
+@inlined
 def _merge(count, mean, m2, total, AXIS: tl.constexpr):
     """(mean, m2) of parts along AXIS, of which ``count`` (broadcastable, float) tells the sizes."""
     grand = tl.sum(mean * count, AXIS) / total
@@ -63,7 +64,7 @@ def _merge(count, mean, m2, total, AXIS: tl.constexpr):
     return grand + rest, tl.maximum(m2, 0.0, tl.PropagateNan.ALL)
 
 
-@triton.jit
+@inlined
 def _chunk_statistics(
     x,
     offset,  # [planes, 1] or [1, channels]
@@ -97,7 +98,7 @@ def _chunk_statistics(
     return _merge(count, mean, m2, (end - begin) * 1.0, AXIS)
 
 
-@triton.jit
+@inlined
 def _load_chunks(mean_in, m2_in, series, count, inside, chunks, chunk, size, CHUNKS: tl.constexpr):
     """(mean, m2) merged from chunks; ``series`` [channels or planes] says where, ``count`` is the
     number of all series."""
@@ -110,7 +111,7 @@ def _load_chunks(mean_in, m2_in, series, count, inside, chunks, chunk, size, CHU
     return _merge(length[:, None], mean, m2, size * 1.0, 0)
 
 
-@triton.jit
+@inlined
 def _sum_chunks(first_in, second_in, series, count, inside, chunks, CHUNKS: tl.constexpr):
     k = tl.arange(0, CHUNKS)
     mask = (k < chunks)[:, None] & inside[None, :]
@@ -120,7 +121,7 @@ def _sum_chunks(first_in, second_in, series, count, inside, chunks, CHUNKS: tl.c
     return first, second
 
 
-@triton.jit
+@inlined
 def _planes(planes, channels, image_stride, channel_stride, PLANES: tl.constexpr, INDEX):
     """(indices [PLANES], which of them exist, images, channels, offsets) of a program's planes."""
     plane = (tl.program_id(1) + tl.program_id(2) * 32768) * PLANES + tl.arange(0, PLANES)
@@ -210,7 +211,7 @@ def merge_stats_kernel(
 # ------------------------------------------------------------------------------------------ forward
 
 
-@triton.jit
+@inlined
 def _affine(weight, bias, n, c, weight_image, bias_image, inside):
     """(weight, bias) of series; 1 and 0 where there are none."""
     if weight is None:
@@ -441,7 +442,7 @@ def normalize_pixels_kernel(
 # ----------------------------------------------------------------------------------------- backward
 
 
-@triton.jit
+@inlined
 def _gather_row(dy, row, column, stride, width, mask, PAD: tl.constexpr, MODE: tl.constexpr):
     """What the padded columns that a pixel was copied to hold, in one padded row; ``row`` and
     ``column`` broadcast to mask's shape."""
@@ -462,7 +463,7 @@ def _gather_row(dy, row, column, stride, width, mask, PAD: tl.constexpr, MODE: t
     return g
 
 
-@triton.jit
+@inlined
 def _gather(
     dy, y, x, stride, height, width, mask, edge, INDEX, PAD: tl.constexpr, MODE: tl.constexpr
 ):
@@ -491,7 +492,7 @@ def _gather(
     return g
 
 
-@triton.jit
+@inlined
 def _gradient(
     dy,
     x,
@@ -531,7 +532,7 @@ def _gradient(
     return times_slope(g, xhat * w + b, alpha, ACT), xhat
 
 
-@triton.jit
+@inlined
 def _near_edge(first, last, height, width, PAD: tl.constexpr):
     """Whether pixels from first to last touch the first or last PAD + 1 rows."""
     return (first < (PAD + 1) * width) | (last >= (height - 1 - PAD) * width)

@@ -7,6 +7,8 @@ architecture.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -18,6 +20,31 @@ import triton.language as tl
 
 # TRITON_INTERPRET=1: kernels run in numpy, on the CPU. Decided at import, as @triton.jit does.
 INTERPRETED: bool = bool(triton.knobs.runtime.interpret)
+
+
+def inlined(function: Any) -> Any:
+    """``triton.jit`` for a function that kernels call.
+
+    At each call of a jitted function the interpreter searches all of triton.language for what it
+    has to replace, although it did so when the kernel was launched. That takes a millisecond,
+    longer than most functions, so its rewritten form is called itself.
+    """
+    jitted = triton.jit(function)
+    return jitted.rewrite() if INTERPRETED else jitted
+
+
+def _hurry_interpreter() -> None:
+    """Spares the interpreter a test of every integer sum and product for overflow, of which it
+    makes nothing and which takes half of its time."""
+    from triton.runtime import interpreter
+
+    with contextlib.suppress(AttributeError, TypeError):  # an interpreter without that
+        builder = interpreter.interpreter_builder
+        builder.options = dataclasses.replace(builder.options, sanitize_overflow=False)
+
+
+if INTERPRETED:
+    _hurry_interpreter()
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from pix2gan.ops.backends.triton.launch import (
     block_for,
     ceil_div,
     index_type,
+    inlined,
     planes_grid,
     power_of_2,
     primitive,
@@ -37,7 +38,7 @@ from pix2gan.ops.backends.triton.launch import (
 # ------------------------------------------------------------------- loading and storing, in groups
 
 
-@triton.jit
+@inlined
 def _split(v, SIZE: tl.constexpr):
     """[cells, SIZE] as SIZE tensors [cells]."""
     cells: tl.constexpr = v.shape[0]
@@ -54,7 +55,7 @@ def _split(v, SIZE: tl.constexpr):
     return parts
 
 
-@triton.jit
+@inlined
 def _join(p):
     """1, 2, 4 or 8 tensors [cells] as one [cells, count]; the inverse of ``_split``."""
     cells: tl.constexpr = p[0].shape[0]
@@ -71,7 +72,7 @@ def _join(p):
     return tl.reshape(v, [cells, len(p)])
 
 
-@triton.jit
+@inlined
 def _load_row(
     row,  # pointers to the first column of the patch's support: [cells, 1], or [cells, channels]
     column,  # [cells, 1]: that column
@@ -100,7 +101,7 @@ def _load_row(
     return samples
 
 
-@triton.jit
+@inlined
 def _filter_row(
     totals,
     samples,
@@ -123,15 +124,16 @@ def _filter_row(
     return outputs
 
 
-@triton.jit
+@inlined
 def _zeros(like, COUNT: tl.constexpr):
+    zero = tl.full(like.shape, 0, tl.float32)
     zeros = ()
     for _ in tl.static_range(COUNT):
-        zeros = zeros + (tl.zeros_like(like),)
+        zeros = zeros + (zero,)
     return zeros
 
 
-@triton.jit
+@inlined
 def _add_row(
     totals,  # GROUP_Y * GROUP_X
     samples,
@@ -181,7 +183,7 @@ def _add_row(
     return updated
 
 
-@triton.jit
+@inlined
 def _load_taps(f, COUNT: tl.constexpr, FLIP: tl.constexpr, factor):
     taps = ()
     for k in tl.static_range(COUNT):
@@ -535,7 +537,7 @@ def _plan_unrolled(
     # half precision; two where a long filter's support takes the registers.
     lanes = (256 if max(taps) > 8 else 512) if channels_last else 128
     if arch.kind == "interpreter":
-        lanes = 64
+        lanes = 1024 if channels_last else 256
     channels = block_for(c, min(64, lanes // 2)) if channels_last else 1
     planes = n if channels_last else n * c
     cells = lanes // channels
