@@ -780,18 +780,20 @@ class _Layout:
 def _layout(x: Tensor, channels_last: bool, blocks: _Blocks, arch: Architecture) -> _Layout:
     n, c, height, width = x.shape
     size = height * width
+    elements = blocks.looped
     if arch.kind == "interpreter":
-        blocks = _Blocks(512, 256, 16)
+        # Planes of some hundred pixels shall take several steps; many small ones, one step.
+        blocks, elements = _Blocks(512, 256, 16), 2048
     enough = 2 * arch.processors  # programs
     if channels_last:
         # Rows of 128 bytes, where there are so many channels, are whole cache lines.
         others = block_for(c, 128 // x.element_size())
-        elements = min(blocks.looped, 128 * blocks.per_thread)
+        elements = min(elements, 128 * blocks.per_thread)
         pixels = max(min(elements // others, power_of_2(size)), 1)
         channel_blocks, series = ceil_div(c, others), n
     else:
         pixels = power_of_2(size) if size <= blocks.single else blocks.looped
-        fill = min(blocks.looped // pixels, n * c // enough)
+        fill = min(elements // pixels, n * c // enough)
         others = 1 << fill.bit_length() - 1 if fill > 0 else 1
         channel_blocks, series = 1, ceil_div(n * c, others)
     warps = max(min(power_of_2(others * pixels // (32 * blocks.per_thread)), 8), 1)

@@ -22,7 +22,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pix2gan.ops.backends.triton.elements import to_element, within
+from pix2gan.ops.backends.triton.elements import divisor, quick_divide, to_element, within
 from pix2gan.ops.backends.triton.launch import (
     Architecture,
     Launch,
@@ -30,7 +30,6 @@ from pix2gan.ops.backends.triton.launch import (
     ceil_div,
     index_type,
     inlined,
-    planes_grid,
     power_of_2,
     primitive,
 )
@@ -201,12 +200,19 @@ def upfirdn2d_kernel(
     out_height,
     out_width,
     channels,
-    planes,  # (image, channel); channels-last: images
+    patches,  # of all planes, a plane being an (image, channel), in channels-last an image
+    plane_patches,
+    row_patches,
+    plane_multiplier,  # divisions by plane_patches, row_patches, channels
+    plane_shift,
+    row_multiplier,
+    row_shift,
+    channels_multiplier,
+    channels_shift,
     x_image,  # strides
     x_channel,
     x_row,
     x_column,
-    x_blocks,
     channel_blocks,
     origin_x,  # the first column of the first patch's support is -origin_x
     origin_y,
@@ -230,9 +236,10 @@ def upfirdn2d_kernel(
     LOAD: tl.constexpr,
     EXACT_OUT: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
-    CELLS_X: tl.constexpr,  # patches of a block
-    CELLS_Y: tl.constexpr,
-    PLANES: tl.constexpr,
+    ONE_PATCH: tl.constexpr,  # in a plane
+    ONE_COLUMN: tl.constexpr,  # of patches
+    ONE_CHANNEL: tl.constexpr,
+    CELLS: tl.constexpr,  # patches of a block
     CHANNELS: tl.constexpr,
     INDEX: tl.constexpr,
 ):
@@ -240,17 +247,18 @@ def upfirdn2d_kernel(
     channel = tl.arange(0, CHANNELS)[None, :]
     if CHANNELS_LAST:
         channel += block % channel_blocks * CHANNELS
-        block //= channel_blocks
+        block = block // channel_blocks
     channel_inside = channel < channels
-    cell = tl.arange(0, CELLS_X * CELLS_Y * PLANES)[:, None]
-    patch_x = block % x_blocks * CELLS_X + cell % CELLS_X
-    patch_y = block // x_blocks * CELLS_Y + cell // CELLS_X % CELLS_Y
-    plane = (tl.program_id(1) + tl.program_id(2) * 32768) * PLANES + cell // (CELLS_X * CELLS_Y)
-    inside = plane < planes
+    cell = block * CELLS + tl.arange(0, CELLS)[:, None]
+    inside = cell < patches
+    plane = quick_divide(cell, plane_multiplier, plane_shift, ONE_PATCH)
+    cell -= plane * plane_patches
+    patch_y = quick_divide(cell, row_multiplier, row_shift, ONE_COLUMN)
+    patch_x = cell - patch_y * row_patches
     if CHANNELS_LAST:
         image = plane.to(INDEX) * x_image
     else:
-        n = plane // channels
+        n = quick_divide(plane, channels_multiplier, channels_shift, ONE_CHANNEL)
         image = n.to(INDEX) * x_image + (plane - n * channels).to(INDEX) * x_channel
 
     if SEPARABLE:
@@ -459,8 +467,10 @@ def plan_upfirdn2d(
     wide = channels_last and max(f.shape) > 8 and max(downx, downy) > 1
     if dense and small and not wide and {upx, upy, downx, downy} <= set(FACTORS):
         factors = (upx, upy, downx, downy)
-        yield _plan_unrolled(x, out, (taps_x, taps_y), factors, (padx0, pady0), common, arch)
-        return
+        launch = _plan_unrolled(x, out, (taps_x, taps_y), factors, (padx0, pady0), common, arch)
+        if launch.arguments["patches"] < 2**31 - 2048:  # what a lane's number may be
+            yield launch
+            return
     block = 256
     yield Launch(
         upfirdn2d_general_kernel,
@@ -531,28 +541,37 @@ def _plan_unrolled(
         load //= 2
     origin_x, pad_x, first_x, count_x = _support(group_x, load, upx, downx, taps[0], pads[0])
     origin_y, pad_y, first_y, count_y = _support(group_y, 1, upy, downy, taps[1], pads[1])
-    patches_x, patches_y = ceil_div(out_width, group_x), ceil_div(out_height, group_y)
 
     # 128 threads. NCHW: a patch each. Channels-last: four channels of a patch each, 8 bytes of
     # half precision; two where a long filter's support takes the registers.
     lanes = (256 if max(taps) > 8 else 512) if channels_last else 128
     if arch.kind == "interpreter":
         lanes = 1024 if channels_last else 256
-    channels = block_for(c, min(64, lanes // 2)) if channels_last else 1
-    planes = n if channels_last else n * c
-    cells = lanes // channels
-    cells_x = block_for(patches_x, cells, 1)
-    cells_y = block_for(patches_y, cells // cells_x, 1)
-    cells_planes = min(cells // (cells_x * cells_y), power_of_2(planes))
-    x_blocks, y_blocks = ceil_div(patches_x, cells_x), ceil_div(patches_y, cells_y)
+    channels = block_for(c, min(64, lanes // 2), 4) if channels_last else 1
+    # Patches are numbered through all planes, so that only the last block has idle lanes, whatever
+    # the size of the image.
+    row_patches = ceil_div(out_width, group_x)
+    plane_patches = row_patches * ceil_div(out_height, group_y)
+    patches = plane_patches * (n if channels_last else n * c)
+    cells = min(lanes // channels, power_of_2(patches))
     channel_blocks = ceil_div(c, channels) if channels_last else 1
+    plane_multiplier, plane_shift, one_patch = divisor(plane_patches)
+    row_multiplier, row_shift, one_column = divisor(row_patches)
+    channels_multiplier, channels_shift, one_channel = divisor(c)
     return Launch(
         upfirdn2d_kernel,
-        planes_grid(x_blocks * y_blocks * channel_blocks, ceil_div(planes, cells_planes)),
+        (ceil_div(patches, cells) * channel_blocks,),
         {
             **common,
-            "planes": planes,
-            "x_blocks": x_blocks,
+            "patches": patches,
+            "plane_patches": plane_patches,
+            "row_patches": row_patches,
+            "plane_multiplier": plane_multiplier,
+            "plane_shift": plane_shift,
+            "row_multiplier": row_multiplier,
+            "row_shift": row_shift,
+            "channels_multiplier": channels_multiplier,
+            "channels_shift": channels_shift,
             "channel_blocks": channel_blocks,
             "origin_x": origin_x,
             "origin_y": origin_y,
@@ -572,9 +591,10 @@ def _plan_unrolled(
             "COUNT_Y": count_y,
             "LOAD": load,
             "EXACT_OUT": out_width % group_x == 0,
-            "CELLS_X": cells_x,
-            "CELLS_Y": cells_y,
-            "PLANES": cells_planes,
+            "ONE_PATCH": one_patch,
+            "ONE_COLUMN": one_column,
+            "ONE_CHANNEL": one_channel,
+            "CELLS": cells,
             "CHANNELS": channels,
         },
     )
