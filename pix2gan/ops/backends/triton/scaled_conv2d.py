@@ -543,7 +543,9 @@ def plan_scaled_conv2d(
     rows_even = height == 1 or x.stride(2) == width * x.stride(3)
     style_channels = in_channels
     long_sums = s is not None and arch.at_least(90) and out_channels * kh * kw >= 1024
-    readable = _is_channels_last(x) or (pointwise and rows_even)
+    # Rows of a few channels, of an RGB image say, cannot be loaded in vectors: packed, they can.
+    aligned = _is_channels_last(x) and in_channels % _alignment(x) == 0
+    readable = aligned or (pointwise and rows_even)
     if not readable or (long_sums and x.element_size() == 2):
         x, launch = _pack(x, s)
         yield launch

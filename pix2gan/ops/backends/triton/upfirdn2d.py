@@ -543,8 +543,10 @@ def _plan_unrolled(
     origin_y, pad_y, first_y, count_y = _support(group_y, 1, upy, downy, taps[1], pads[1])
 
     # 128 threads. NCHW: a patch each. Channels-last: four channels of a patch each, 8 bytes of
-    # half precision; two where a long filter's support takes the registers.
-    lanes = (256 if max(taps) > 8 else 512) if channels_last else 128
+    # half precision; two where the support takes the registers, as that of a long filter does, and
+    # that of a 2-D one which leaves samples out.
+    many = max(taps) > 8 or (not common["SEPARABLE"] and max(downx, downy) > 1)
+    lanes = (256 if many else 512) if channels_last else 128
     if arch.kind == "interpreter":
         lanes = 1024 if channels_last else 256
     channels = block_for(c, min(64, lanes // 2), 4) if channels_last else 1
