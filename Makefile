@@ -21,7 +21,7 @@ CPP := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*
 NATIVE_NOTE := build/native_build.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo test stress lint format bench clean distclean FORCE
+.PHONY: help install install-dev demo test stress lint format bench check-kernels clean distclean FORCE
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -85,6 +85,9 @@ format: install-dev  ## let ruff and clang-format rewrite the files
 
 bench: install  ## time the generators against stock torch.nn, into benchmarks/results/
 	$(BIN)/python -m benchmarks.generators
+
+check-kernels: install-dev  ## compile every GPU kernel, without a GPU; registers, shared memory, spills
+	$(BIN)/python -m benchmarks.check_kernels $(ARGS)
 
 clean:  ## remove builds and caches, keep .venv
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -126,8 +126,7 @@ def scaled_conv2d_kernel(
     b,
     out,
     images,
-    in_channels,  # as the sum runs over them: padded with zeros where packed
-    style_channels,  # of s
+    in_channels,  # as the sum runs over them: padded with zeros where packed, s being None then
     out_channels,
     height,
     width,
@@ -157,6 +156,7 @@ def scaled_conv2d_kernel(
     TRANSPOSED: tl.constexpr,
     POINTWISE: tl.constexpr,  # output pixel i is of input pixel i alone
     EVEN: tl.constexpr,  # in_channels is a multiple of INS
+    EVEN_OUTS: tl.constexpr,  # out_channels is a multiple of OUTS
     ACT: tl.constexpr,
     CLAMP: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -210,7 +210,8 @@ def scaled_conv2d_kernel(
     o = out_block * OUTS + tl.arange(0, OUTS)
     i = tl.arange(0, INS)
     w_at = w + (i[:, None] * w_in + o[None, :] * w_out)
-    out_inside = (o < out_channels)[None, :]
+    # A mask that is known to be true costs no registers (on AMD it would, two scalar ones each).
+    inside = tl.full([OUTS], 1, tl.int1) if EVEN_OUTS else o < out_channels
     total = tl.zeros([PIXELS, OUTS], tl.float32)
     tap_y, tap_x, first = 0, 0, 0
     for _ in range(0, taps_y * taps_x * ((in_channels + INS - 1) // INS)):
@@ -220,7 +221,7 @@ def scaled_conv2d_kernel(
             ty = y - tap_y if TRANSPOSED else y + tap_y
             tx = at - tap_x if TRANSPOSED else at + tap_x
             reached = live & (ty >= 0) & (ty < height) & (tx >= 0) & (tx < width)
-        x_mask, w_mask = reached[:, None], out_inside
+        x_mask, w_mask = reached[:, None], inside[None, :]
         if not EVEN:
             x_mask = x_mask & (first + i < in_channels)[None, :]
             w_mask = w_mask & (first + i < in_channels)[:, None]
@@ -229,9 +230,8 @@ def scaled_conv2d_kernel(
         left = tl.load(x + x_at, x_mask, other=0)
         right = tl.load(w_at + (tap_y * w_row + tap_x * w_column + first * w_in), w_mask, other=0)
         if s is not None:
-            style = tl.load(
-                s + (n * style_channels + first + i), first + i < style_channels, other=0
-            )
+            styled = tl.full([INS], 1, tl.int1) if EVEN else first + i < in_channels
+            style = tl.load(s + (n * in_channels + first + i), styled, other=0)
             left = to_element(left.to(tl.float32) * style[None, :], x.dtype.element_ty)
         total = tl.dot(operand(left), operand(right), total, input_precision=PRECISION)
         # channels within taps, taps row by row
@@ -243,7 +243,6 @@ def scaled_conv2d_kernel(
         tap_x = tl.where(last, 0, tap_x)
         tap_y += last.to(tl.int32)
 
-    inside = o < out_channels
     if d is not None:
         total *= tl.load(d + (n * out_channels + o), inside, other=0)[None, :]
     if noise is not None:
@@ -541,7 +540,6 @@ def plan_scaled_conv2d(
     kh, kw = w.shape[2:]
     pointwise = kh == kw == stride == 1 and padding == 0
     rows_even = height == 1 or x.stride(2) == width * x.stride(3)
-    style_channels = in_channels
     long_sums = s is not None and arch.at_least(90) and out_channels * kh * kw >= 1024
     # Rows of a few channels, of an RGB image say, cannot be loaded in vectors: packed, they can.
     aligned = _is_channels_last(x) and in_channels % _alignment(x) == 0
@@ -587,7 +585,6 @@ def plan_scaled_conv2d(
             "out": out,
             "images": n,
             "in_channels": in_channels,
-            "style_channels": style_channels,
             "out_channels": out_channels,
             "height": height,
             "width": width,
@@ -618,6 +615,7 @@ def plan_scaled_conv2d(
             "TRANSPOSED": transposed,
             "POINTWISE": pointwise and rows_even,
             "EVEN": in_channels % depth == 0,
+            "EVEN_OUTS": out_channels % tile.columns == 0,
             "ACT": act,
             "CLAMP": clamp >= 0,
             "PRECISION": "tf32" if precision == "tf32" else "ieee",
