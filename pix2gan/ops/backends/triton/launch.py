@@ -1,8 +1,8 @@
 """How kernels are launched: as data, so that a tool can compile them for a GPU that is not there.
 
 A primitive plans a few ``Launch`` records from its arguments and an ``Architecture``. ``run``
-carries them out. ``resources.py`` compiles the same records, planned on meta tensors, for any
-architecture.
+carries them out. ``benchmarks/check_kernels.py`` compiles the same records, planned on meta
+tensors, for any architecture.
 """
 
 from __future__ import annotations

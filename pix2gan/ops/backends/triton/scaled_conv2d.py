@@ -382,7 +382,8 @@ class _Tile:
 
 def _largest(precision: str, kind: str, arch: Architecture) -> _Tile:
     """The blocks of a large product on an architecture. ``precision``: "half", "tf32" or "ieee";
-    ``kind``: "plain", "scaled" (on load) or "gradient" (of the weights, with two sets of sums)."""
+    ``kind``: "plain", "scaled" (on load), "pointwise" (either) or "gradient" (of the weights, with
+    two sets of sums)."""
     if arch.kind == "interpreter":
         return _Tile(64, 64, 64, 4, 1)
     if precision == "ieee":
@@ -402,8 +403,10 @@ def _largest(precision: str, kind: str, arch: Architecture) -> _Tile:
         # 64 KiB in four stages: fits the 99 KiB of smaller GPUs, twice the 163 KiB of sm_80.
         return _Tile(128, 128, 32, 8, 4)
     if arch.warp == 64:
-        # 256 threads, one step in LDS while the next is in flight in registers.
-        return _Tile(128, 128, 32, 4, 2)
+        # 256 threads, one step in LDS while the next is in flight in registers. 512 where s is
+        # multiplied in: the masks of a thread's pixels take two scalar registers each, and with
+        # fewer pixels a thread they fit.
+        return _Tile(128, 128, 32, 8 if kind == "scaled" else 4, 2)
     return _Tile(128, 64, 32, 8, 2)
 
 
@@ -566,7 +569,7 @@ def plan_scaled_conv2d(
         )
     )
     precision = _precision(x.dtype, arch)
-    kind = "plain" if s is None and kh * kw > 1 else "scaled"
+    kind = "pointwise" if kh * kw == 1 else "plain" if s is None else "scaled"
     tile = _tile(rows * columns, out_channels, n * classes, precision, kind, arch)
     depth = max(min(tile.depth, power_of_2(in_channels)), 16)
     pixel_blocks = ceil_div(rows * columns, tile.rows)
