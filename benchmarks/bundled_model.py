@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.rows import RESULTS, device_name
-from pix2gan.checkpoints.native import load_model, save_model
+from pix2gan.checkpoints.load import load_model
+from pix2gan.checkpoints.native import save_model
 from pix2gan.data.image_io import open_image, save_image
 from pix2gan.data.paired import PairedDataset, open_paired
 from pix2gan.evaluation.held_out import evaluate_translator

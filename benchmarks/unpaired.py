@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.rows import RESULTS
-from pix2gan.checkpoints.native import load_model
+from pix2gan.checkpoints import load_model
 from pix2gan.data.unpaired import UnpairedDataset, open_unpaired
 from pix2gan.errors import ConfigError
 from pix2gan.evaluation.unpaired import evaluate_unpaired
