@@ -84,6 +84,16 @@ namespace kernels = pix2gan::cuda;
 // Kernels take channels-last images of so many channels and more.
 constexpr int64_t least_channels = 1;
 
+// The layout to convolve in: tensor cores take half precision channels-last.
+bool convolves_channels_last(Type type, bool is_channels_last, int64_t) {
+    return is_channels_last || type != Type::float32;
+}
+// and the gradient of a weight with so many channels and more
+constexpr int64_t least_wgrad_channels = 1;
+// Many small convolutions cost a GPU more than scaling the larger tensor, and a weight's gradient
+// that is rounded before it is scaled is less exact.
+constexpr bool sample_by_sample = false;
+
 // The current stream of x's device, which is the current device as long as this lives, and memory
 // from torch's allocator: freed when this dies, it goes to nobody else before the stream is done.
 class Device {
@@ -119,6 +129,14 @@ class Device {
 namespace kernels = pix2gan::cpu;
 
 constexpr int64_t least_channels = 4;
+
+// The layout to convolve in: channels-last is as fast or faster where the larger image has 32 x 32
+// pixels, and slower where it has less, much slower for the gradient of a weight.
+bool convolves_channels_last(Type, bool, int64_t pixels) { return pixels >= 32 * 32; }
+// and with fewer channels that gradient is not vectorised in bfloat16
+constexpr int64_t least_wgrad_channels = 16;
+// Whether weights may be scaled instead of images, sample by sample.
+constexpr bool sample_by_sample = true;
 
 class Device {
   public:
@@ -422,8 +440,6 @@ void instance_norm_act_grad(const Tensor& dy, const Tensor& x, const Optional& w
 
 // --------------------------------------------------------------------------------- scaled_conv2d
 
-#if !defined(PIX2GAN_CUDA)
-
 // The convolution itself is PyTorch's, which has the vendor's library for it. What is here brings
 // its operands into the type and the layout that it is fastest in, scaled, and finishes its result.
 
@@ -447,7 +463,7 @@ struct Convolution {
                                           from(transposed),
                                           from(pair(rest_h, rest_w)),
                                           from(int64_t{1})};
-        STABLE_TORCH_ERROR_CODE_CHECK(
+        TORCH_ERROR_CODE_CHECK(
             torch_call_dispatcher("aten::convolution", "", stack.data(), TORCH_ABI_VERSION));
         return torch::stable::detail::to<Tensor>(stack[0]);
     }
@@ -472,22 +488,22 @@ Tensor weight_gradient(const Tensor& dy, const Tensor& x, const Tensor& w, int64
                                        from(pair(0, 0)),
                                        from(int64_t{1}),
                                        from(HeaderOnlyArrayRef<bool>(only_weight, 3))};
-    STABLE_TORCH_ERROR_CODE_CHECK(
+    TORCH_ERROR_CODE_CHECK(
         torch_call_dispatcher("aten::convolution_backward", "", stack.data(), TORCH_ABI_VERSION));
     const Tensor no_dx = torch::stable::detail::to<Tensor>(stack[0]);
     const Tensor no_db = torch::stable::detail::to<Tensor>(stack[2]);
     return torch::stable::detail::to<Tensor>(stack[1]);
 }
 
-// In which type and layout to convolve. Channels-last is as fast or faster where the larger image
-// has 32 x 32 pixels, and slower where it has less, much slower for the gradient of a weight.
+// In which type and layout to convolve.
 struct Convolved {
     Type type;
     bool channels_last;
 
     Convolved(const Tensor& x, const Tensor& y)
         : type(kernels::convolves(type_of(x)) ? type_of(x) : Type::float32),
-          channels_last(std::max(x.size(2) * x.size(3), y.size(2) * y.size(3)) >= 32 * 32) {}
+          channels_last(convolves_channels_last(
+              type, is_channels_last(x), std::max(x.size(2) * x.size(3), y.size(2) * y.size(3)))) {}
 
     bool fits(const Tensor& t) const {
         return type_of(t) == type && (channels_last ? is_channels_last(t) : t.is_contiguous());
@@ -614,7 +630,8 @@ void scaled_conv2d(const Tensor& x, const Tensor& w, const Optional& s, const Op
     // Either x is scaled or, sample by sample, the weight, whichever is smaller. What has to be
     // copied anyway is scaled on the way, and for small images it makes no difference.
     constexpr int64_t small = 1 << 14;
-    if (s_of != nullptr && as.fits(x) && std::max(w.numel(), small) * n < x.numel()) {
+    if (sample_by_sample && s_of != nullptr && as.fits(x) &&
+        std::max(w.numel(), small) * n < x.numel()) {
         const Tensor weight = as.empty(w, {shape, 4});
         for (int64_t i = 0; i < n; i++) {
             const float* by_s = s_of + i * inner;
@@ -654,17 +671,15 @@ void scaled_conv2d_wgrad(const Tensor& x, const Tensor& dy, const Optional& s, c
         return;
     }
     Convolved as(x, dy);
-    if (outer < 16) as.channels_last = false;  // not vectorised in bfloat16
+    if (outer < least_wgrad_channels) as.channels_last = false;
     // Of one sample, the gradient is scaled instead of what it is computed from.
-    const bool behind = n == 1;
+    const bool behind = sample_by_sample && n == 1;
     const int64_t shape[] = {outer, inner, kh, kw};
     const Tensor dw = weight_gradient(operand(result, behind ? nullptr : result_scale, as),
                                       operand(in, behind ? nullptr : in_scale, as),
                                       as.empty(x, {shape, 4}), stride, padding);
     scale_weight(dw, behind ? result_scale : nullptr, behind ? in_scale : nullptr, false, out);
 }
-
-#endif
 
 // ---------------------------------------------------------------------------------------- others
 
@@ -729,7 +744,6 @@ PIX2GAN_DEFINE(PIX2GAN_LIBRARY, m) {
         "Tensor rstd, str act, float alpha, int pad, str pad_mode, float eps, bool frozen, "
         "Tensor(a!) out, "
         "Tensor(b!) out_dweight, Tensor(c!) out_dbias) -> ()");
-#if !defined(PIX2GAN_CUDA)
     m.def(
         "scaled_conv2d(Tensor x, Tensor w, Tensor? s, Tensor? d, int stride, int padding, "
         "bool transposed, int out_h, int out_w, Tensor? noise, Tensor? b, str act, float alpha, "
@@ -737,7 +751,6 @@ PIX2GAN_DEFINE(PIX2GAN_LIBRARY, m) {
     m.def(
         "scaled_conv2d_wgrad(Tensor x, Tensor dy, Tensor? s, Tensor? d, int stride, int padding, "
         "bool transposed, int kh, int kw, Tensor(a!) out) -> ()");
-#endif
     m.def("build() -> str");
 #if !defined(PIX2GAN_CUDA)
     m.def("instruction_set() -> str");
@@ -753,10 +766,8 @@ STABLE_TORCH_LIBRARY_IMPL(PIX2GAN_LIBRARY, PIX2GAN_KEY, m) {
     m.impl("instance_norm_stats", TORCH_BOX(&instance_norm_stats));
     m.impl("instance_norm_act", TORCH_BOX(&instance_norm_act));
     m.impl("instance_norm_act_grad", TORCH_BOX(&instance_norm_act_grad));
-#if !defined(PIX2GAN_CUDA)
     m.impl("scaled_conv2d", TORCH_BOX(&scaled_conv2d));
     m.impl("scaled_conv2d_wgrad", TORCH_BOX(&scaled_conv2d_wgrad));
-#endif
 }
 
 STABLE_TORCH_LIBRARY_IMPL(PIX2GAN_LIBRARY, CompositeExplicitAutograd, m) {

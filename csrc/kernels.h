@@ -176,6 +176,9 @@ void upfirdn2d(const Upfirdn2d&, const Stream&);
 void instance_norm_stats(const InstanceNormStats&, const Stream&);
 void instance_norm_act(const InstanceNormAct&, const Stream&);
 void instance_norm_act_grad(const InstanceNormActGrad&, const Stream&);
+void scale_act(const ScaleAct&, const Stream&);
+void scale_weight(const ScaleWeight&, const Stream&);
+bool convolves(Type);
 
 }  // namespace cuda
 }  // namespace pix2gan

@@ -186,3 +186,53 @@ def test_editable_install_survives_a_failed_build(project: Path) -> None:
     result = build(project, "-c", EDITABLE, CXX="/bin/false", CC="/bin/false")
     failure_line(project, result)
     assert len(list(project.glob("pix2gan-1.2-*.whl"))) == 1
+
+
+@needs_compiler
+def test_builds_the_cuda_kernels_where_torch_and_nvcc_are_cudas(project: Path) -> None:
+    torch_init = project.parent / "site/torch/__init__.py"
+    torch_init.write_text(
+        "class version:\n    cuda = '13.0'\nclass cuda:\n    is_available = lambda: False\n"
+    )
+    nvcc = project.parent / "nvcc"
+    nvcc.write_text(
+        "#!/bin/sh\n"
+        f'echo "$@" >> {project.parent}/calls\n'
+        'while [ "$1" != -o ]; do shift; done; echo built > "$2"\n'
+    )
+    nvcc.chmod(0o755)
+    (project / "csrc/cuda").mkdir()
+    (project / "csrc/cuda/kernel.cu").write_text("not even C++\n")
+    build(project, NVCC=str(nvcc), TORCH_CUDA_ARCH_LIST="9.0")
+    assert len(libraries(project)) == 1
+    assert len(list((project / BACKENDS).glob("_native_cuda*.so"))) == 1
+    compiled, linked = (project.parent / "calls").read_text().splitlines()
+    assert "arch=compute_90,code=sm_90" in compiled
+    assert "-ltorch_cuda" in linked
+
+    # Without nvcc, or with a torch that has nothing to link to, there is nothing to say.
+    for library in (project / BACKENDS).glob("_native_*.so"):
+        library.unlink()
+    torch_init.write_text("class version:\n    cuda = None\n")
+    result = build(project, NVCC=str(nvcc))
+    assert "CUDA" not in result.stderr
+    assert len(list((project / BACKENDS).glob("_native_cuda*.so"))) == 0
+
+
+@needs_compiler
+def test_cuda_kernels_that_fail_do_not_keep_those_of_the_cpu(project: Path) -> None:
+    (project.parent / "site/torch/__init__.py").write_text(
+        "class version:\n    cuda = '13.0'\nclass cuda:\n    is_available = lambda: False\n"
+    )
+    (project / "csrc/cuda").mkdir()
+    (project / "csrc/cuda/kernel.cu").write_text("")
+    nvcc = project.parent / "nvcc"
+    nvcc.write_text("#!/bin/sh\necho 'kernel.cu(1): error: no such thing' >&2; exit 1\n")
+    nvcc.chmod(0o755)
+    result = build(project, NVCC=str(nvcc))
+    assert len(libraries(project)) == 1
+    assert len(list((project / BACKENDS).glob("_native_cuda*.so"))) == 0
+    lines = [line for line in result.stderr.splitlines() if line.startswith("pix2gan:")]
+    assert len(lines) == 1
+    assert "without its CUDA kernels" in lines[0]
+    assert "no such thing" in lines[0]

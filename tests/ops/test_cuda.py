@@ -15,6 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from benchmarks import check_kernels
 from pix2gan import ops
 from pix2gan.errors import BackendError
 from pix2gan.ops import cases as samples
@@ -149,6 +150,22 @@ def test_upfirdn2d_with_every_phase(emulated, memory_format, taps):
 
 
 @pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("dtype", conformance.DTYPES)
+def test_scaled_conv2d_keeps_to_layouts(emulated, memory_format, dtype):
+    # half precision is convolved channels-last whatever x is: turned on the way in and out
+    x = torch.randn(2, 40, 9, 7).to(dtype).contiguous(memory_format=memory_format)
+    w = (torch.randn(33, 40, 3, 3) / 19).to(dtype)
+    s, d, b = torch.rand(2, 40) + 0.5, torch.rand(2, 33) + 0.5, torch.randn(33)
+    noise = torch.randn(2, 1, 9, 7).to(dtype)
+    args = (s, d, 1, 1, False, 9, 7, noise, b, "lrelu", 0.2, 1.5, 3.0)
+    got = torch.ops.pix2gan.scaled_conv2d(x, w, *args)
+    with ops.use_backend("reference"):
+        expected = torch.ops.pix2gan.scaled_conv2d(x, w, *args)
+    assert got.is_contiguous(memory_format=memory_format)
+    torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
 def test_a_pixel_that_is_not_a_number_reaches_its_neighbours_only(emulated, memory_format):
     x = torch.zeros(1, 8, 9, 12).contiguous(memory_format=memory_format)
     x[0, 3, 4, 4] = float("nan")
@@ -241,11 +258,30 @@ def compile_for(file: str, architecture: int) -> None:
     command += [f"-arch=sm_{architecture}", "-Xptxas=-v", str(CSRC / "cuda" / file)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    stacks = [int(n) for n in re.findall(r"(\d+) bytes stack frame", done.stderr)]
-    assert stacks, "the compiler reports no kernel"
-    assert set(stacks) == {0}, "registers are spilled"
-    shared = [int(n) for n in re.findall(r"(\d+) bytes smem", done.stderr)]
-    assert max(shared, default=0) <= 48 * 1024
+    usage, _ = check_kernels.parse_ptxas(done.stderr)
+    assert usage.spilled == 0
+    assert usage.shared <= 48 * 1024
+
+
+def test_the_smallest_file_compiles_without_spills():
+    compile_for("scale_act.cu", 90)
+
+
+def test_what_the_assembler_says_is_read():
+    # a kernel of the report, and one that spills
+    text = (
+        "ptxas info    : Compiling entry function 'a' for 'sm_90'\n"
+        "    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads\n"
+        "ptxas info    : Used 40 registers, used 1 barriers, 1024 bytes smem\n"
+        "ptxas info    : Compiling entry function 'b' for 'sm_90'\n"
+        "    16 bytes stack frame, 12 bytes spill stores, 12 bytes spill loads\n"
+        "ptxas info    : Used 64 registers, used 0 barriers\n"
+    )
+    usage, count = check_kernels.parse_ptxas(text)
+    assert count == 2
+    assert (usage.registers, usage.shared, usage.spilled) == (64, 1024, 28)
+    with pytest.raises(RuntimeError, match="reports no kernel"):
+        check_kernels.parse_ptxas("")
 
 
 @pytest.mark.stress

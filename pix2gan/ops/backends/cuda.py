@@ -1,7 +1,8 @@
 """The CUDA C++ backend: the kernels of csrc/cuda, for float32, float16 and bfloat16.
 
-The library is built for the GPUs of this machine, at install time or at first use. The kernels are
-tested in an emulation on CPUs; they have not run on a GPU yet.
+Of ``scaled_conv2d`` the kernels do what surrounds the convolution, which itself is cuDNN's. The
+library is built for the GPUs of this machine, at install time or at first use. The kernels
+are tested in an emulation on CPUs; they have not run on a GPU yet.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ _DATA = {
     "instance_norm_stats": (0,),
     "instance_norm_act": (0, 5),
     "instance_norm_act_grad": (0, 1),
+    "scaled_conv2d": (0, 1, 9),
+    "scaled_conv2d_wgrad": (0, 1),
 }
 
 
@@ -75,3 +78,11 @@ def instance_norm_act(*args: Any) -> None:
 
 def instance_norm_act_grad(*args: Any) -> None:
     torch.ops.pix2gan_cuda.instance_norm_act_grad.default(*args)
+
+
+def scaled_conv2d(*args: Any) -> None:
+    torch.ops.pix2gan_cuda.scaled_conv2d.default(*args)
+
+
+def scaled_conv2d_wgrad(*args: Any) -> None:
+    torch.ops.pix2gan_cuda.scaled_conv2d_wgrad.default(*args)
