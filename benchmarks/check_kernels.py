@@ -145,6 +145,10 @@ def _instance_norm() -> Iterator[Sample]:
         "256x256": ((8, 64, 256, 256), "swish", 0, "reflect"),
         "4x4 zeros": ((8, 512, 4, 4), "linear", 1, "zeros"),
         "50x50 replicate": ((2, 32, 50, 50), "elu", 2, "replicate"),
+        # one image through ResNet-9 and U-Net-256, whose few planes are split among programs
+        "128x128, one image": ((1, 128, 128, 128), "relu", 0, "reflect"),
+        "64x64 pad 1, one image": ((1, 256, 64, 64), "relu", 1, "reflect"),
+        "2x2, one image": ((1, 512, 2, 2), "relu", 0, "reflect"),
     }
     for (label, (shape, act, pad, mode)), dtype, last in itertools.product(
         cases.items(), (HALF, SINGLE), (False, True)

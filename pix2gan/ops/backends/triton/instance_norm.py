@@ -757,6 +757,9 @@ FORWARD = _Blocks(8192, 4096, 16)
 GRADIENT = _Blocks(4096, 2048, 16)  # two values an element: x's and the gradient's
 # Up to nine reads an element; only blocks with rows near the edge do the six for the rows.
 PADDED_GRADIENT = _Blocks(1024, 1024, 8)
+# Replication masks each of its reads on its own; where threads are 64 a warp (AMD's CDNA) each mask
+# of an element takes two scalar registers.
+REPLICATED_GRADIENT = _Blocks(512, 512, 4)
 
 
 @dataclass(frozen=True)
@@ -1013,7 +1016,10 @@ def plan_instance_norm_act_grad(
     size = height * width
     channels_last = not dx.is_contiguous()
     x, dy = _dense(x, channels_last), _dense(dy, channels_last)
-    layout = _layout(x, channels_last, PADDED_GRADIENT if pad else GRADIENT, arch)
+    blocks = PADDED_GRADIENT if pad else GRADIENT
+    if pad and pad_mode == "replicate" and arch.warp == 64:
+        blocks = REPLICATED_GRADIENT
+    layout = _layout(x, channels_last, blocks, arch)
     multiplier, shift, unit = divisor(width)
     arguments = {
         "dy": dy,
