@@ -391,10 +391,13 @@ def _largest(precision: str, kind: str, arch: Architecture) -> _Tile:
         return _Tile(64, 64, 16, 8 if arch.name == "gfx1100" else 4, 2)
     if precision == "tf32":
         # Tensor cores take float32 by rows of the sum only: gradients turn it in registers.
-        return _Tile(64, 64, 32, 4, 2) if kind == "gradient" else _Tile(128, 64, 32, 4, 3)
+        # For sm_100 the compiler needs twice the registers for that, hence twice the threads.
+        warps = 8 if arch.at_least(100) else 4
+        return _Tile(64, 64, 32, warps, 2) if kind == "gradient" else _Tile(128, 64, 32, 4, 3)
     if arch.at_least(100):
-        # The sums lie in tensor memory, and pass through registers at the end.
-        return _Tile(128, 64 if kind == "gradient" else 128, 64, 8, 3)
+        # The sums lie in tensor memory, and pass through registers at the end. The gradient's
+        # second set of sums and its steps of 64 pixels together put a few bytes on the stack.
+        return _Tile(128, 64, 32, 8, 3) if kind == "gradient" else _Tile(128, 128, 64, 8, 3)
     if arch.at_least(90):
         # Two warp groups. 128 x 256: 144 KiB in three stages. 128 x 128: 96 KiB, two blocks share
         # a multiprocessor, and one computes while the other stores.
