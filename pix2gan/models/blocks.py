@@ -175,34 +175,66 @@ class ConvNormAct(nn.Module):
         # x: [N, C, H, W] with self.border -> [N, O, H', W'] with border; residual: [N, O, H', W']
         x = self.conv(x)
         dropping = self.dropout and self.training
-        scale = self.batch_norm
-        if self.norm == "instance" or (
-            scale is not None and self.image_statistics and not self.training
-        ):
+        if self.normalises:
             fused = NO_BORDER if dropping else border
-            x = ops.instance_norm_act(
-                x,
-                None if scale is None else scale.weight,
-                None if scale is None else scale.bias,
-                act=self.act,
-                alpha=LEAKY_SLOPE,
-                residual=residual,
-                pad=fused.width,
-                pad_mode=fused.mode,
-            )
+            x = self.normalise(x, None, fused, residual)
             if not dropping:
                 return x
         else:
-            bias = self.conv.bias
-            if scale is not None:
-                x = scale(x if bias is None else ops.bias_act(x, bias, act="linear", gain=1))
-                bias = None
-            x = ops.bias_act(x, bias, act=self.act, alpha=LEAKY_SLOPE, gain=1)
-            if residual is not None:
-                x = x + residual
+            x = self.activate(x, residual)
         if dropping:
             x = F.dropout(x, DROPOUT_PROBABILITY)
         return pad(x, border)
+
+    @property
+    def normalises(self) -> bool:
+        """Whether what this layer makes depends on the statistics of the whole image."""
+        if self.batch_norm is not None:
+            return self.image_statistics and not self.training
+        return self.norm == "instance"
+
+    def normalise(
+        self,
+        x: Tensor,
+        stats: ops.InstanceNormStats | None = None,
+        border: Border = NO_BORDER,
+        residual: Tensor | None = None,
+    ) -> Tensor:
+        """What follows a convolution whose image is normalised, by its own statistics or ``stats``.
+
+        x: [N, C, H, W]; with border in the result.
+        """
+        affine = self.batch_norm
+        return ops.instance_norm_act(
+            x,
+            None if affine is None else affine.weight,
+            None if affine is None else affine.bias,
+            act=self.act,
+            alpha=LEAKY_SLOPE,
+            residual=residual,
+            pad=border.width,
+            pad_mode=border.mode,
+            mean=None if stats is None else stats.mean,
+            rstd=None if stats is None else stats.rstd(),
+        )
+
+    def activate(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """What follows a convolution in all other cases: batch norm or none, activation."""
+        bias = self.conv.bias
+        if self.batch_norm is not None:
+            x = x if bias is None else ops.bias_act(x, bias, act="linear", gain=1)
+            x = self.batch_norm(x)
+            bias = None
+        x = ops.bias_act(x, bias, act=self.act, alpha=LEAKY_SLOPE, gain=1)
+        return x if residual is None else x + residual
+
+
+class HalfImage(nn.Module):
+    """Averages of 3x3 pixels, every second one; pixels outside of the image do not count."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        # x: [N, C, H, W] -> [N, C, H / 2, W / 2]
+        return F.avg_pool2d(x, 3, 2, padding=1, count_include_pad=False)
 
 
 class BlurDown(nn.Module):

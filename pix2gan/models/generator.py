@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from pix2gan.errors import ConfigError
 
+from .layer_graph import Layer
+
 
 class Generator(nn.Module):
     """An image-to-image network: ``[N, in_channels, H, W]`` -> ``[N, out_channels, H, W]``, tanh.
@@ -85,6 +87,13 @@ class Generator(nn.Module):
 
     def run_stages(self, x: Tensor, wanted: Collection[int]) -> dict[int, Tensor]:
         """Compute as far as the last wanted stage and return the wanted ones by number."""
+        raise NotImplementedError
+
+    def layer_graph(self) -> list[Layer]:
+        """The layers in the order of their work, the last one makes the output.
+
+        Raises ``NotImplementedError`` where a generator is not made of such layers.
+        """
         raise NotImplementedError
 
     def _resolve(self, layers: Sequence[int]) -> list[int]:

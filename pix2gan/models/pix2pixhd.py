@@ -6,13 +6,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import cast
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .blocks import (
     NO_BORDER,
     Border,
     ConvNormAct,
+    HalfImage,
     PaddedConv2d,
     interior,
     make_down,
@@ -21,8 +21,9 @@ from .blocks import (
 )
 from .generator import Generator
 from .initialisation import initialise
+from .layer_graph import IMAGE, Input, Layer, chain
 from .options import NORMS, PADDINGS, check_choice, check_count, check_switch
-from .resnet import ResidualBlock, ResNet
+from .resnet import ResidualBlock, ResNet, add_blocks
 
 
 class Enhancer(nn.Module):
@@ -142,6 +143,7 @@ class Pix2PixHD(Generator):
             )
             for level in reversed(range(num_enhancers))
         )
+        self.shrink = HalfImage()
         head = PaddedConv2d(width, out_channels, 7, padding=padding, bias=True)
         self.head = ConvNormAct(head, norm="none", act="tanh")
         self.multiple = self.coarse.multiple * 2**num_enhancers
@@ -171,10 +173,26 @@ class Pix2PixHD(Generator):
         """What the finest enhancer adds to its own: [N, C, H, W] -> [N, 2 width, H / 2, W / 2]."""
         pyramid = []
         for _ in self.enhancers:
-            x = F.avg_pool2d(x, 3, 2, padding=1, count_include_pad=False)
+            x = self.shrink(x)
             pyramid.append(x)
         top = len(self.coarse.stage_channels) - 2
         features = self.coarse.run_stages(pyramid.pop(), (top,))[top]
         for enhancer in list(self.enhancers)[:-1]:
             *_, (features, _) = cast(Enhancer, enhancer).stages(pyramid.pop(), features, NO_BORDER)
         return features
+
+    def layer_graph(self) -> list[Layer]:
+        layers: list[Layer] = []
+        pyramid = [IMAGE]
+        for level in range(1, len(self.enhancers) + 1):
+            pyramid.append(chain(layers, {f"image.{level}": self.shrink}, pyramid[-1]))
+        layers += self.coarse.layers_from(pyramid.pop(), "coarse.")
+        last = layers[-1].name
+        for number, module in enumerate(self.enhancers):
+            enhancer, name = cast(Enhancer, module), f"enhancers.{number}"
+            stem = chain(layers, {f"{name}.stem": enhancer.stem}, pyramid.pop())
+            layers.append(Layer(f"{name}.down", enhancer.down, (Input(stem),), residual=last))
+            last = add_blocks(layers, enhancer.blocks, f"{name}.blocks", f"{name}.down")
+            last = chain(layers, {f"{name}.up": enhancer.up}, last)
+        chain(layers, {"head": self.head}, last)
+        return layers

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .blocks import NO_BORDER, Border, ConvNormAct, PaddedConv2d, interior, make_down, make_up, pad
 from .generator import Generator
 from .initialisation import initialise
+from .layer_graph import IMAGE, Input, Layer, chain
 from .options import (
     DOWNSAMPLINGS,
     NORMS,
@@ -157,3 +158,29 @@ class ResNet(Generator):
             if number in wanted:
                 found[number] = interior(x, borders[number])
         return {stage: found[stage] for stage in wanted}
+
+    def layer_graph(self) -> list[Layer]:
+        return self.layers_from(IMAGE)
+
+    def layers_from(self, image: str, prefix: str = "") -> list[Layer]:
+        """The layers with names that begin with ``prefix``, on the output called ``image``."""
+        layers: list[Layer] = []
+        downs = {f"{prefix}downs.{i}": down for i, down in enumerate(self.downs)}
+        last = chain(layers, {f"{prefix}stem": self.stem, **downs}, image)
+        last = add_blocks(layers, self.blocks, f"{prefix}blocks", last)
+        ups: dict[str, nn.Module] = {f"{prefix}ups.{i}": up for i, up in enumerate(self.ups)}
+        if self.head is not None:
+            ups[f"{prefix}head"] = self.head
+        chain(layers, ups, last)
+        return layers
+
+
+def add_blocks(layers: list[Layer], blocks: nn.ModuleList, prefix: str, last: str) -> str:
+    """Appends residual blocks behind the output called ``last``; returns the name of theirs."""
+    for number, block in enumerate(blocks):
+        assert isinstance(block, ResidualBlock)
+        first, name = f"{prefix}.{number}.first", f"{prefix}.{number}"
+        layers.append(Layer(first, block.first, (Input(last),)))
+        layers.append(Layer(name, block.second, (Input(first),), residual=last))
+        last = name
+    return last

@@ -14,6 +14,7 @@ from pix2gan import ops
 from .blocks import NO_BORDER, Border, ConvNormAct, interior, make_down, make_up, pad
 from .generator import Generator
 from .initialisation import initialise
+from .layer_graph import IMAGE, Input, Layer, chain
 from .options import (
     DOWNSAMPLINGS,
     NORMS,
@@ -128,6 +129,15 @@ class UNet(Generator):
             if stage in wanted:
                 found[stage] = interior(x, border)
         return {stage: found[stage] for stage in wanted}
+
+    def layer_graph(self) -> list[Layer]:
+        layers: list[Layer] = []
+        inner = chain(layers, {f"downs.{i}": down for i, down in enumerate(self.downs)}, IMAGE)
+        for level in reversed(range(len(self.ups))):
+            skip = (Input(f"downs.{level}", relu=True),) if level < len(self.ups) - 1 else ()
+            layers.append(Layer(f"ups.{level}", self.ups[level], (*skip, Input(inner))))
+            inner = f"ups.{level}"
+        return layers
 
     def _border_above(self, level: int) -> Border:
         """What the doubling above ``level`` (the next on the way up) wants around its input."""

@@ -1,0 +1,148 @@
+"""Tiled translation: exact is the untiled result, fast has no seams, and neither needs the image in
+memory."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from pix2gan.models import create_generator
+from pix2gan.translation import bands, tiling
+
+KINDS = {
+    "unet": {"name": "unet256", "width": 4, "num_downs": 4},
+    "unet, nearest, zeros": {
+        "name": "unet256",
+        "width": 4,
+        "num_downs": 3,
+        "upsampling": "nearest",
+        "padding": "zeros",
+    },
+    "unet, nearest": {"name": "unet256", "width": 4, "num_downs": 4, "upsampling": "nearest"},
+    "unet, blur": {
+        "name": "unet256",
+        "width": 4,
+        "num_downs": 3,
+        "upsampling": "blur",
+        "downsampling": "blur",
+    },
+    "unet, batch": {"name": "unet256", "width": 4, "num_downs": 3, "norm": "batch"},
+    "resnet": {"name": "resnet9", "width": 4, "num_blocks": 2},
+    "resnet, blur": {
+        "name": "resnet9",
+        "width": 4,
+        "num_blocks": 2,
+        "upsampling": "blur",
+        "downsampling": "blur",
+    },
+    "resnet, nearest, replicate": {
+        "name": "resnet9",
+        "width": 4,
+        "num_blocks": 1,
+        "upsampling": "nearest",
+        "padding": "replicate",
+    },
+    "resnet, zeros": {"name": "resnet9", "width": 4, "num_blocks": 1, "padding": "zeros"},
+    "resnet, batch": {"name": "resnet9", "width": 4, "num_blocks": 1, "norm": "batch"},
+    "pix2pixhd": {"name": "pix2pixhd", "width": 4, "num_downs": 3, "num_blocks": 2},
+    "enhancers": {
+        "name": "pix2pixhd_enhancer",
+        "width": 4,
+        "num_downs": 1,
+        "num_blocks": 1,
+        "num_enhancers": 2,
+    },
+}
+
+
+def make(kind: str):
+    torch.manual_seed(3)
+    generator = create_generator(**KINDS[kind]).eval().requires_grad_(False)
+    for parameter in generator.parameters():
+        if parameter.dim() > 1:
+            nn.init.normal_(parameter, std=1.5 * parameter[0].numel() ** -0.5)
+        else:
+            nn.init.normal_(parameter, std=0.3)
+    return generator
+
+
+@pytest.fixture(params=KINDS)
+def generator(request):
+    return make(request.param)
+
+
+@pytest.fixture(params=[0, bands.IN_MEMORY], ids=["file", "memory"])
+def where(request, monkeypatch):
+    monkeypatch.setattr(bands, "IN_MEMORY", request.param)
+
+
+@pytest.mark.parametrize("tile", [8, 40, 1000])
+def test_exact_is_the_untiled_result(generator, where, tile):
+    x = torch.rand(1, 3, 112, 80) * 2 - 1
+    result = tiling.translate_exactly(generator, bands.Image(x), tile, torch.device("cpu"))
+    assert (result.channels, result.height, result.width) == (3, 112, 80)
+    torch.testing.assert_close(result.read(0, 112), generator(x), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(result.read(17, 50), result.read(0, 112)[:, :, 17:50])
+
+
+def test_given_statistics_of_the_image_itself_fast_is_exact(generator):
+    x = torch.rand(1, 3, 160, 192) * 2 - 1
+    statistics = tiling.gather_statistics(generator, x)
+    torch.testing.assert_close(
+        tiling.translate_tile(generator, x, statistics), generator(x), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_fast_has_no_seams(generator, monkeypatch):
+    """Whatever the statistics: tiles equal the whole image normalised by them."""
+    monkeypatch.setattr(tiling, "SAMPLE_SIDE", 32)
+    x = torch.rand(1, 3, 320, 384) * 2 - 1
+    read = lambda top, bottom, left, right: x[:, :, top:bottom, left:right]  # noqa: E731
+    windows = tiling.sample(read, 320, 384, generator.multiple)
+    assert 1 < len(windows) <= 16
+    whole = tiling.translate_tile(generator, x, tiling.gather_statistics(generator, windows))
+    result = torch.full_like(whole, float("nan"))
+    for top, left, part in tiling.translate_fast(generator, read, 320, 384, 48):
+        result[:, :, top : top + part.shape[2], left : left + part.shape[3]] = part
+    torch.testing.assert_close(result, whole, rtol=1e-5, atol=1e-5)
+
+
+def test_the_receptive_radius_is_wide_enough_and_not_much_wider(generator):
+    radius = tiling.receptive_radius(generator)
+    side = 2 * (radius // 16 + 2) * 16
+    x = torch.rand(1, 3, 32, side, requires_grad=True)
+    statistics = tiling.gather_statistics(generator, x.detach())
+    centre = side // 2
+    furthest = 0
+    for offset in range(4):
+        y = tiling.translate_tile(generator, x, statistics)[0, :, 16, centre + offset].sum()
+        (gradient,) = torch.autograd.grad(y, x)
+        columns = gradient[0].abs().sum((0, 1)).nonzero().flatten()
+        furthest = max(furthest, int((columns - centre - offset).abs().max()))
+    assert furthest <= radius
+    assert radius <= 2 * furthest + 8
+
+
+def test_work_is_one_forward_pass(monkeypatch):
+    """No more than a few rows are computed twice."""
+    generator = make("resnet")
+    counted = []
+    convolve = bands.convolve_band
+
+    def counting(module, rows, first, last):
+        counted.append((last - first) * output_width(module, rows))
+        return convolve(module, rows, first, last)
+
+    def output_width(module, rows):
+        return bands.output_size(module, rows)[2]
+
+    monkeypatch.setattr(tiling, "convolve_band", counting)
+    x = torch.rand(1, 3, 128, 64)
+    tiling.translate_exactly(generator, bands.Image(x), 16, torch.device("cpu"))
+    layers = generator.layer_graph()
+    once = sum(
+        128 * 64 // {"stem": 1, "ups.1": 1, "head": 1, "downs.0": 4, "ups.0": 4}.get(layer.name, 16)
+        for layer in layers
+    )
+    assert sum(counted) == once
