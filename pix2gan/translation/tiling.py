@@ -46,9 +46,10 @@ from pix2gan.translation.bands import (
 
 Statistics = Mapping[str, ops.InstanceNormStats]  # by the name of the layer
 
-# A sample of an image: this many windows of this side, as far as there are so many.
-SAMPLE_WINDOWS = 16
-SAMPLE_SIDE = 512
+# A sample of an image: this many windows of this side, as far as there are so many. A quarter of
+# the side all around serves the middle as surroundings and is not counted itself.
+SAMPLE_WINDOWS = 8
+SAMPLE_SIDE = 1024
 
 
 # -------------------------------------------------------------------------------------------- exact
@@ -123,11 +124,13 @@ class _BandWork:
 
         def convolved(first: int, last: int) -> Tensor:
             x = convolve_band(layer.conv, rows, first, last)
-            parts.append(ops.instance_norm_stats(x))
+            part = ops.instance_norm_stats(x)  # merged in double: there may be thousands
+            parts.append(part._replace(mean=part.mean.double(), m2=part.m2.double()))
             return x
 
         plane = self._fill(size, convolved)
         stats = ops.merge_instance_norm_stats(parts)
+        stats = stats._replace(mean=stats.mean.float(), m2=stats.m2.float())
         if added is None:
             return Normalised(plane, layer, stats)
         moved = _OnDevice(plane, self.device)
@@ -160,11 +163,17 @@ class _OnDevice:
 # --------------------------------------------------------------------------------------------- fast
 
 
-def gather_statistics(generator: Generator, windows: Tensor) -> Statistics:
-    """The statistics of every norm over a sample [K, C, H, W] of an image, taken together."""
+def gather_statistics(generator: Generator, windows: Tensor, margin: int = 0) -> Statistics:
+    """The statistics of every norm over a sample [K, C, H, W] of an image, taken together.
+
+    ``margin`` pixels at the borders of the windows are not counted.
+    """
     found: dict[str, ops.InstanceNormStats] = {}
 
     def merged(layer: Layer, x: Tensor) -> ops.InstanceNormStats:
+        cut = margin * x.shape[2] // windows.shape[2]
+        if cut:
+            x = x[:, :, cut:-cut, cut:-cut]
         each = ops.instance_norm_stats(x)
         parts = (
             ops.InstanceNormStats(each.count, mean[None], m2[None])
@@ -201,7 +210,10 @@ def translate_fast(
     Yields:
         (top, left, output [1, C, h, w]), row by row.
     """
-    statistics = gather_statistics(generator, sample(read, height, width, generator.multiple))
+    windows = sample(read, height, width, generator.multiple)
+    margin = windows.shape[2] // 4 if len(windows) > 1 else 0
+    statistics = gather_statistics(generator, windows, margin)
+    del windows
     multiple = generator.multiple
     tile = max(1, math.ceil(tile / multiple)) * multiple
     margin = math.ceil(receptive_radius(generator) / multiple) * multiple

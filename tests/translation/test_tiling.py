@@ -100,8 +100,10 @@ def test_fast_has_no_seams(generator, monkeypatch):
     x = torch.rand(1, 3, 320, 384) * 2 - 1
     read = lambda top, bottom, left, right: x[:, :, top:bottom, left:right]  # noqa: E731
     windows = tiling.sample(read, 320, 384, generator.multiple)
+    margin = windows.shape[2] // 4
     assert 1 < len(windows) <= 16
-    whole = tiling.translate_tile(generator, x, tiling.gather_statistics(generator, windows))
+    statistics = tiling.gather_statistics(generator, windows, margin)
+    whole = tiling.translate_tile(generator, x, statistics)
     result = torch.full_like(whole, float("nan"))
     for top, left, part in tiling.translate_fast(generator, read, 320, 384, 48):
         result[:, :, top : top + part.shape[2], left : left + part.shape[3]] = part
