@@ -145,6 +145,8 @@ def translate(
     workers: int | None = None,
     progress: bool | None = None,
     provenance: bool = True,
+    tile: int | Literal["auto", "none"] = "auto",
+    tile_statistics: Literal["exact", "fast"] = "exact",
     device: str | None = None,
     dtype: Literal["float32", "bfloat16"] | None = None,
     direction: Literal["AtoB", "BtoA"] | None = None,
@@ -186,6 +188,12 @@ def translate(
         A bar on a terminal and lines elsewhere, if not given.
     provenance
         Let outputs say that a trained algorithm made them, and which (XMP).
+    tile
+        Work in tiles where an image does not fit into memory (auto) or has more pixels than the
+        square of this number; none never does.
+    tile_statistics
+        What norms use in tiles: the exact statistics of the whole image, which makes the result the
+        untiled one, or fast those of a sample of it.
     device
         cpu, cuda, cuda:1, ...; the GPU where there is one if not given.
     dtype
@@ -219,6 +227,8 @@ def translate(
         workers=workers,
         progress=progress,
         provenance=provenance,
+        tile=None if tile == "none" else tile,
+        tile_statistics=tile_statistics,
     )
     print(report)
     return SOME_FAILED if report.failed else DONE

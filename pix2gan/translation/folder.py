@@ -46,6 +46,7 @@ from pix2gan.translation.targets import (
     check_sources_survive,
     plan_jobs,
 )
+from pix2gan.translation.tiling import Tiling
 
 if TYPE_CHECKING:
     from pix2gan.translation.translator import Translator
@@ -112,6 +113,12 @@ class FolderOptions:
     workers: int | None = None
     progress: bool | None = None
     provenance: bool = True
+    tile: int | str | None = "auto"
+    tile_statistics: str = "exact"
+
+    @property
+    def tiling(self) -> Tiling:
+        return Tiling(self.tile, self.tile_statistics)
 
     def check(self, translator: Translator) -> None:
         """ConfigError if a value makes no sense for this model."""
@@ -120,6 +127,7 @@ class FolderOptions:
         channels = translator.config.out_channels
         check_batch_size(self.batch_size)
         translator.check_seed(self.seed)
+        self.tiling.check(translator.generator)
         if self.format is not None and self.format not in FORMATS:
             raise ConfigError(f"format must be one of {', '.join(FORMATS)}, not {self.format!r}")
         if channels > 4 and self.format not in (None, "tiff", "npy"):
@@ -157,6 +165,8 @@ def translate_folder(
     workers: int | None = None,
     progress: bool | None = None,
     provenance: bool = True,
+    tile: int | str | None = "auto",
+    tile_statistics: str = "exact",
 ) -> FolderReport:
     """Translate every image in a folder into another folder of the same structure.
 
@@ -179,6 +189,8 @@ def translate_folder(
         progress: False shows nothing; by default a bar on a terminal and lines elsewhere.
         provenance: Let outputs say that a trained algorithm made them, and which (XMP, see
             `pix2gan.translation.provenance`).
+        tile: "auto", a side in pixels or None; see `Translator.__call__`.
+        tile_statistics: "exact" or "fast"; see `Translator.__call__`.
 
     Returns:
         What was done, skipped and failed. A bad image is reported there and stops nothing.
@@ -200,6 +212,8 @@ def translate_folder(
         workers=workers,
         progress=progress,
         provenance=provenance,
+        tile=tile,
+        tile_statistics=tile_statistics,
     )
     options.check(translator)
     source, out = _paths(source, out)
@@ -530,7 +544,8 @@ class _FolderRun:
         if not any(image.task.wanted for image in batch):
             return
         try:
-            results = self.translator.run([image.prepared for image in batch], self.options.seed)
+            prepared = [image.prepared for image in batch]
+            results = self.translator.run(prepared, self.options.seed, self.options.tiling)
         except BackendError:
             raise  # a forced backend that cannot run is the fault of no image
         except Exception as error:

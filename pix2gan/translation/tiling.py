@@ -16,12 +16,15 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pix2gan import ops
+from pix2gan.errors import ConfigError
 from pix2gan.models.blocks import (
     BlurDown,
     BlurUpConv2d,
@@ -50,6 +53,120 @@ Statistics = Mapping[str, ops.InstanceNormStats]  # by the name of the layer
 # the side all around serves the middle as surroundings and is not counted itself.
 SAMPLE_WINDOWS = 8
 SAMPLE_SIDE = 1024
+
+
+TILE_STATISTICS = ("exact", "fast")
+AUTO_TILE = 768
+SMALLEST_TILE = 64
+# What the convolutions take besides the planes that are alive, and what is left to others.
+_WORKING_SHARE = 1.5
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Whether and how images are translated in tiles.
+
+    Attributes:
+        tile: "auto" tiles what does not fit into memory; a side in pixels tiles what has more than
+            its square; None never tiles.
+        statistics: "exact" or "fast", see `pix2gan.translation.tiling`.
+    """
+
+    tile: int | str | None = "auto"
+    statistics: str = "exact"
+
+    def check(self, generator: nn.Module) -> None:
+        """ConfigError if a value makes no sense, or asks for tiles of a generator without."""
+        if self.statistics not in TILE_STATISTICS:
+            raise ConfigError(
+                f"tile_statistics must be one of {', '.join(TILE_STATISTICS)}, not "
+                f"{self.statistics!r}"
+            )
+        if self.tile is None or self.tile == "auto":
+            return
+        if isinstance(self.tile, bool) or not isinstance(self.tile, int):
+            raise ConfigError(f'tile must be "auto", a side in pixels or None, not {self.tile!r}')
+        if self.tile < SMALLEST_TILE:
+            raise ConfigError(f"tile must be at least {SMALLEST_TILE} pixels, not {self.tile}")
+        if not can_tile(generator):
+            name = getattr(generator, "config", {}).get("name", type(generator).__name__)
+            raise ConfigError(f"The generator {name} cannot be tiled: leave tile out")
+
+    def side_for(
+        self, generator: nn.Module, height: int, width: int, device: torch.device
+    ) -> int | None:
+        """The side of the tiles for an image, or None if it goes through the network at once."""
+        if self.tile is None or not can_tile(generator):
+            return None
+        if isinstance(self.tile, int):
+            return self.tile if height * width > self.tile**2 else None
+        needed = bytes_per_pixel(generator) * height * width * _WORKING_SHARE
+        return AUTO_TILE if needed > available_memory(device) else None
+
+
+def can_tile(generator: nn.Module) -> bool:
+    """Whether a generator tells its layers."""
+    if not isinstance(generator, Generator):
+        return False
+    try:
+        generator.layer_graph()
+    except NotImplementedError:
+        return False
+    return True
+
+
+def bytes_per_pixel(generator: nn.Module) -> float:
+    """What a float32 forward pass keeps at the same time, for each pixel of the image."""
+    layers = cast(Generator, generator).layer_graph()
+    scale: dict[str, float] = {IMAGE: 1.0}
+    channels = {IMAGE: cast(Generator, generator).in_channels}
+    users = Counter(name for layer in layers for name in _seen_by(layer))
+    alive, most = {IMAGE: 4.0 * channels[IMAGE]}, 0.0
+    for layer in layers:
+        seen = layer.inputs[0].name
+        factor, out = _shape_of(layer.module, channels[seen])
+        scale[layer.name], channels[layer.name] = scale[seen] * factor, out
+        alive[layer.name] = 4.0 * out * scale[layer.name]
+        # beside what is kept: the input with its border, or the bare convolution
+        working = max(alive[layer.name], sum(alive[each.name] for each in layer.inputs))
+        most = max(most, sum(alive.values()) + working)
+        for name in _seen_by(layer):
+            users[name] -= 1
+            if users[name] == 0:
+                del alive[name]
+    return most
+
+
+def _shape_of(module: nn.Module, channels: int) -> tuple[float, int]:
+    """By what a layer multiplies the number of pixels, and its output's channels."""
+    if isinstance(module, HalfImage):
+        return 0.25, channels
+    conv = module.layer.conv if isinstance(module, BlurDown) else cast(ConvNormAct, module).conv
+    if isinstance(conv, (NearestUpConv2d, BlurUpConv2d, DeferredBiasConvTranspose2d)):
+        return 4.0, conv.out_channels
+    halves = isinstance(module, BlurDown) or conv.stride[0] == 2
+    return 0.25 if halves else 1.0, conv.out_channels
+
+
+def available_memory(device: torch.device) -> int:
+    """Bytes that this process may still take on a device."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    free = [_number("/proc/meminfo", "MemAvailable:", 1024)]
+    limit, used = _number("/sys/fs/cgroup/memory.max"), _number("/sys/fs/cgroup/memory.current")
+    if limit is not None and used is not None:
+        free.append(max(limit - used, 0))
+    known = [value for value in free if value is not None]
+    return min(known) if known else 4 * 2**30
+
+
+def _number(file: str, key: str = "", unit: int = 1) -> int | None:
+    """The number behind a key of a system's file, or None where there is none."""
+    try:
+        words = Path(file).read_text().split()
+        return int(words[words.index(key) + 1 if key else 0]) * unit
+    except (OSError, ValueError):
+        return None
 
 
 # -------------------------------------------------------------------------------------------- exact
@@ -97,7 +214,7 @@ class _BandWork:
     def __init__(self, tile: int, device: torch.device, dtype: torch.dtype) -> None:
         self.tile, self.device, self.dtype = tile, device, dtype
 
-    def run(self, module: torch.nn.Module, rows: Rows, residual: Rows | None) -> Rows:
+    def run(self, module: nn.Module, rows: Rows, residual: Rows | None) -> Rows:
         moved = _OnDevice(rows, self.device)
         if isinstance(module, HalfImage):
             return self._fill(
@@ -261,7 +378,7 @@ def receptive_radius(generator: Generator) -> int:
     return reach[IMAGE]
 
 
-def _reach(module: torch.nn.Module, out: int) -> int:
+def _reach(module: nn.Module, out: int) -> int:
     if isinstance(module, HalfImage):
         return 2 * out + 2
     if isinstance(module, BlurDown):

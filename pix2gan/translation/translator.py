@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -17,9 +17,19 @@ from pix2gan.checkpoints.model_config import ModelConfig
 from pix2gan.checkpoints.resolve import resolve_model
 from pix2gan.data.image_io import to_uint8
 from pix2gan.errors import BadImageError, ConfigError
+from pix2gan.models.generator import Generator
 from pix2gan.models.style import StyledGenerator
+from pix2gan.translation.bands import Image as RowsOf
 from pix2gan.translation.inputs import ImageLike, read_image
 from pix2gan.translation.processing import Array, FloatArray, Prepared, Processing
+from pix2gan.translation.tiling import (
+    AUTO_TILE,
+    SMALLEST_TILE,
+    Tiling,
+    can_tile,
+    translate_exactly,
+    translate_fast,
+)
 
 if TYPE_CHECKING:
     from pix2gan.translation.folder import FolderReport
@@ -28,6 +38,7 @@ OUTPUTS = ("pil", "numpy", "tensor")
 DTYPES = ("float32", "bfloat16")
 RESIZES = ("none", "fit")
 DEFAULT_BATCH_SIZE = 4
+_AUTO = Tiling()
 
 
 class Translator:
@@ -111,6 +122,8 @@ class Translator:
         output: str = "pil",
         resize: str | None = None,
         seed: int | None = None,
+        tile: int | str | None = "auto",
+        tile_statistics: str = "exact",
     ) -> Any:
         """Translate one image or several; each result has the size of its original.
 
@@ -130,6 +143,10 @@ class Translator:
             seed: The style, for a generator that takes a style code: another seed gives another
                 photo of the same image. By default the fixed style. With a seed images go through
                 the network one by one, so that a result depends on its image and the seed alone.
+            tile: "auto" works in tiles where an image does not fit into memory, a side in pixels
+                where the image has more than its square, None never.
+            tile_statistics: What norms use in tiles: the "exact" statistics of the whole image,
+                which makes the result the untiled one, or "fast" those of a sample of it.
 
         Returns:
             One result for one image, a list for a list.
@@ -143,6 +160,8 @@ class Translator:
         if resize not in (None, *RESIZES):
             raise ConfigError(f"resize must be one of {', '.join(RESIZES)}, not {resize!r}")
         self.check_seed(seed)
+        tiling = Tiling(tile, tile_statistics)
+        tiling.check(self.generator)
         many = isinstance(images, (list, tuple)) or (
             isinstance(images, (np.ndarray, Tensor)) and images.ndim == 4
         )
@@ -155,7 +174,7 @@ class Translator:
         ]
         batch_size = check_batch_size(batch_size)
         # Kernels are chosen by the size of the batch, and companions may change the last bits.
-        results = self._run_all(prepared, batch_size if seed is None else 1, seed)
+        results = self._run_all(prepared, batch_size if seed is None else 1, seed, tiling)
         made = [
             self._deliver(result, item, image, output)
             for result, item, image in zip(results, prepared, batch, strict=True)
@@ -196,10 +215,13 @@ class Translator:
                 "choose from: leave the seed out, or use a model with a modulated generator"
             )
 
-    def run(self, batch: Sequence[Prepared], seed: int | None = None) -> list[FloatArray]:
+    def run(
+        self, batch: Sequence[Prepared], seed: int | None = None, tiling: Tiling = _AUTO
+    ) -> list[FloatArray]:
         """Put prepared images of one shape through the network, in the style of `seed`.
 
-        Where memory does not suffice, the batch is halved until it does.
+        Where memory does not suffice, the batch is halved until it does; one image is tiled, in
+        ever smaller tiles, if `tiling` lets it.
 
         Returns:
             float32 [C, h, w] in the model's value range, one for each image.
@@ -207,31 +229,66 @@ class Translator:
         Raises:
             BadImageError: If an image does not even fit alone.
         """
-        try:
-            stacked = torch.from_numpy(np.stack([item.values for item in batch]))
-            return list(self._forward(stacked, seed).numpy())
-        except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
-                raise
-        # Outside of the handler: the traceback would keep the failed attempt's memory alive.
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        if len(batch) == 1:
-            _, height, width = batch[0].values.shape
-            raise BadImageError(
-                batch[0].name,
-                f"there is not enough memory on {self.device} to translate it at {width} x "
-                f"{height} pixels; shrink it, free memory or choose another device",
-            )
-        middle = len(batch) // 2
-        return self.run(batch[:middle], seed) + self.run(batch[middle:], seed)
+        _, height, width = batch[0].values.shape
+        tile = tiling.side_for(self.generator, height, width, self.device)
+        if tile is not None and len(batch) > 1:
+            return [self.run([item], seed, tiling)[0] for item in batch]
+        while True:
+            try:
+                if tile is not None:
+                    return [self._run_tiled(batch[0], tile, tiling.statistics)]
+                stacked = torch.from_numpy(np.stack([item.values for item in batch]))
+                return list(self._forward(stacked, seed).numpy())
+            except (RuntimeError, MemoryError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+            # Outside of the handler: the traceback would keep the failed attempt's memory alive.
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            if len(batch) > 1:
+                middle = len(batch) // 2
+                halves = (batch[:middle], batch[middle:])
+                return [made for half in halves for made in self.run(half, seed, tiling)]
+            tile = AUTO_TILE if tile is None else tile // 2
+            if tiling.tile is None or tile < SMALLEST_TILE or not can_tile(self.generator):
+                raise BadImageError(
+                    batch[0].name,
+                    f"there is not enough memory on {self.device} to translate it at {width} x "
+                    f"{height} pixels; shrink it, free memory or choose another device",
+                )
+
+    def _run_tiled(self, item: Prepared, tile: int, statistics: str) -> FloatArray:
+        """One image in tiles; see `pix2gan.translation.tiling`."""
+        generator = cast(Generator, self.generator)
+        _, height, width = item.values.shape
+        values = torch.from_numpy(item.values)[None]
+        out = np.empty((generator.out_channels, height, width), np.float32)
+        with torch.inference_mode(), self._precision():
+            if statistics == "exact":
+                dtype = torch.bfloat16 if self.dtype == "bfloat16" else torch.float32
+                rows = translate_exactly(generator, RowsOf(values), tile, self.device, dtype)
+                for top in range(0, height, tile):
+                    bottom = min(top + tile, height)
+                    out[:, top:bottom] = rows.read(top, bottom)[0].float().numpy()
+                return out
+
+            def read(top: int, bottom: int, left: int, right: int) -> Tensor:
+                part = values[:, :, top:bottom, left:right].to(self.device)
+                return part.contiguous(memory_format=torch.channels_last)
+
+            for top, left, part in translate_fast(generator, read, height, width, tile):
+                made = part[0].float().cpu().numpy()
+                out[:, top : top + made.shape[1], left : left + made.shape[2]] = made
+        return out
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        if self.dtype == "bfloat16":
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return nullcontext()
 
     def _forward(self, x: Tensor, seed: int | None = None) -> Tensor:
         """[N, C, h, w] float32 on the CPU -> the same, through the network."""
-        autocast: AbstractContextManager[Any] = nullcontext()
-        if self.dtype == "bfloat16":
-            autocast = torch.autocast(self.device.type, torch.bfloat16)
-        with torch.inference_mode(), autocast:
+        with torch.inference_mode(), self._precision():
             x = x.to(self.device).contiguous(memory_format=torch.channels_last)
             if seed is None:
                 result = self.generator(x)
@@ -241,7 +298,7 @@ class Translator:
             return result.float().contiguous().cpu()
 
     def _run_all(
-        self, prepared: list[Prepared], batch_size: int, seed: int | None
+        self, prepared: list[Prepared], batch_size: int, seed: int | None, tiling: Tiling
     ) -> list[FloatArray]:
         """`run` in batches of equal shape; the results in the order of the images."""
         shapes: dict[tuple[int, ...], list[int]] = {}
@@ -251,7 +308,7 @@ class Translator:
         for indices in shapes.values():
             for start in range(0, len(indices), batch_size):
                 group = indices[start : start + batch_size]
-                made = self.run([prepared[i] for i in group], seed)
+                made = self.run([prepared[i] for i in group], seed, tiling)
                 results.update(zip(group, made, strict=True))
         return [results[index] for index in range(len(prepared))]
 

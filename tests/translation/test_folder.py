@@ -148,12 +148,12 @@ def test_an_interrupted_run_leaves_whole_files_and_is_finished_to_the_byte(
     run, out = unet.run, tmp_path / "out"
     left = 0
 
-    def interrupted(batch: Any) -> Any:
+    def interrupted(batch: Any, *options: Any) -> Any:
         nonlocal left
         left -= 1
         if left < 0:
             raise KeyboardInterrupt
-        return run(batch)
+        return run(batch, *options)
 
     for batches in (2, 1, 3):
         left = batches

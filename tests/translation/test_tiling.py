@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from pix2gan.checkpoints import ModelConfig
+from pix2gan.errors import BadImageError, ConfigError
 from pix2gan.models import create_generator
-from pix2gan.translation import bands, tiling
+from pix2gan.translation import Translator, bands, tiling
 
 KINDS = {
     "unet": {"name": "unet256", "width": 4, "num_downs": 4},
@@ -148,3 +150,96 @@ def test_work_is_one_forward_pass(monkeypatch):
         for layer in layers
     )
     assert sum(counted) == once
+
+
+# --------------------------------------------------------------------------------------- translator
+
+
+@pytest.fixture
+def translator():
+    generator = make("unet, nearest")
+    return Translator(generator, ModelConfig(architecture=dict(generator.config)), device="cpu")
+
+
+@pytest.mark.parametrize("size", [(150, 203), (64, 64), (97, 640)])
+def test_a_translator_makes_the_same_image_of_tiles(translator, size):
+    image = torch.rand(3, *size)
+    whole = translator(image, output="tensor", tile=None)
+    tiled = translator(image, output="tensor", tile=64)
+    torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-5)
+    if size[0] * size[1] > 64**2:
+        several = translator([image, image], output="tensor", tile=64)
+        assert all(torch.equal(each, tiled) for each in several)
+    fast = translator(image, output="tensor", tile=64, tile_statistics="fast")
+    assert fast.shape == whole.shape
+    assert float((fast - whole).abs().mean()) < 0.1
+
+
+def test_tiles_are_taken_where_memory_does_not_suffice(translator, monkeypatch):
+    used = []
+    run_tiled = Translator._run_tiled
+
+    def counting(self, item, tile, statistics):
+        used.append(tile)
+        return run_tiled(self, item, tile, statistics)
+
+    monkeypatch.setattr(Translator, "_run_tiled", counting)
+    image = torch.rand(3, 96, 96)
+    whole = translator(image, output="tensor")
+    assert not used
+    needed = int(tiling.bytes_per_pixel(translator.generator) * 96 * 96 * 1.5)
+    monkeypatch.setattr(tiling, "available_memory", lambda _: needed + 1)
+    translator(image)
+    assert not used
+    monkeypatch.setattr(tiling, "available_memory", lambda _: needed - 2)
+    torch.testing.assert_close(translator(image, output="tensor"), whole, rtol=0, atol=1e-5)
+    assert used == [tiling.AUTO_TILE]
+    translator(image, tile=None)
+    assert len(used) == 1
+
+
+def test_tiles_shrink_until_they_fit(translator, monkeypatch):
+    tried = []
+
+    def failing(self, item, tile, statistics):
+        tried.append(tile)
+        raise MemoryError
+
+    monkeypatch.setattr(Translator, "_run_tiled", failing)
+    monkeypatch.setattr(Translator, "_forward", lambda *_: failing(None, None, None, None))
+    with pytest.raises(BadImageError, match="not enough memory"):
+        translator(torch.rand(3, 96, 96))
+    assert tried == [None, 768, 384, 192, 96]
+    tried.clear()
+    with pytest.raises(BadImageError, match="not enough memory"):
+        translator(torch.rand(3, 96, 96), tile=None)
+    assert tried == [None]
+
+
+def test_the_estimate_of_memory_is_of_the_right_size():
+    generator = make("resnet")
+    # by hand, the second doubling: the 8 channels of half the size that it sees, the 4 channels of
+    # full size that it makes, and as much again to work in
+    full, half = 4 * 4.0, 8 * 4.0 / 4
+    assert tiling.bytes_per_pixel(generator) >= full + half
+    assert tiling.bytes_per_pixel(generator) <= 3 * full + 3 * half
+    assert tiling.available_memory(torch.device("cpu")) > 2**20
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"tile": 3}, "tile must be at least 64"),
+        ({"tile": "big"}, 'tile must be "auto", a side in pixels or None'),
+        ({"tile": True}, 'tile must be "auto"'),
+        ({"tile_statistics": "none"}, "tile_statistics must be one of exact, fast"),
+    ],
+)
+def test_unusable_options_of_tiles(translator, options, complaint):
+    with pytest.raises(ConfigError, match=complaint):
+        translator(torch.rand(3, 64, 64), **options)
+
+
+def test_what_cannot_be_tiled_says_so(make_mirror):
+    with pytest.raises(ConfigError, match="cannot be tiled"):
+        make_mirror()(torch.rand(3, 64, 64), tile=64)
