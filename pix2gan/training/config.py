@@ -143,6 +143,10 @@ class TrainConfig:
     discriminator_scales: int = 1
     """Discriminators, each looking at images half as large as the one before."""
 
+    augment_discriminator: str | None = None
+    """Vary what the discriminator sees, for small data (DiffAugment): some of colour, translation
+    and cutout, joined by commas."""
+
     gan_loss: Literal["lsgan", "vanilla"] = "lsgan"
     """Least squares (lsgan) or cross entropy (vanilla)."""
 

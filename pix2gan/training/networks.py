@@ -10,6 +10,7 @@ from pix2gan.errors import ConfigError
 from pix2gan.models import create_discriminator, create_generator, model_options
 from pix2gan.models.generator import Generator
 from pix2gan.training.config import TrainConfig
+from pix2gan.training.discriminator_augmentation import DiscriminatorAugmentation
 from pix2gan.training.multiscale import MultiscaleDiscriminator
 
 
@@ -59,8 +60,11 @@ def create_configured_discriminator(config: TrainConfig, in_channels: int) -> nn
     }
     if config.discriminator == "patch":
         options["n_layers"] = config.n_layers
+    augment = config.augment_discriminator
     discriminator = MultiscaleDiscriminator(
-        lambda: create_discriminator(config.discriminator, **options), config.discriminator_scales
+        lambda: create_discriminator(config.discriminator, **options),
+        config.discriminator_scales,
+        None if augment is None else DiscriminatorAugmentation(augment),
     )
     if config.size < discriminator.minimum_size:
         raise ConfigError(

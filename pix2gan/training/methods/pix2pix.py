@@ -87,7 +87,7 @@ class Pix2Pix(Method):
         loss = g_gan + self.config.l1 * score
         if self.config.feature_matching > 0:
             with torch.no_grad():
-                targets = judge.features(real_pair)  # type: ignore[operator]
+                targets = judge.features(real_pair, repeat=True)  # type: ignore[operator]
             matching = torch.stack(
                 [
                     feature_matching_loss(ours[:-1], theirs[:-1])
