@@ -56,7 +56,7 @@ class DiscriminatorAugmentation(nn.Module):
             )
         self._drawn: list[Any] = []
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, x: Tensor, repeat: bool = False) -> Tensor:
         """The images, varied.
 
