@@ -20,12 +20,12 @@ from torch import Tensor
 
 from benchmarks.rows import RESULTS
 from pix2gan.checkpoints import load_model
-from pix2gan.data.unpaired import UnpairedDataset, open_unpaired
 from pix2gan.errors import ConfigError
 from pix2gan.evaluation.unpaired import evaluate_unpaired
 from pix2gan.file_io import atomic_write
 from pix2gan.ops.device_name import device_name
 from pix2gan.training.config import TrainConfig
+from pix2gan.training.dataset import Items, open_unpaired_data
 from pix2gan.training.method_options import UnpairedConfig
 from pix2gan.translation import Translator
 
@@ -58,12 +58,12 @@ def score(config: UnpairedConfig, model: Path, targets: str) -> dict[str, Any]:
     """The table of ``evaluate_unpaired`` for a model of a run, and where it comes from."""
     network, description = load_model(model)
     translator = Translator(network, description)
-    held_back, trained_on = (
-        open_domains(config, description.direction, s) for s in ("test", "train")
-    )
-    goal = images_of(held_back, "B")
+    # As the run saw them, in the direction of this model.
+    plain = dataclasses.replace(config, augment=False, pairing="serial")
+    data = open_unpaired_data(plain, description.direction)  # type: ignore[arg-type]
+    goal = images_of(data.show, "B")
     if targets == "all":
-        goal = torch.cat([goal, images_of(trained_on, "B")])
+        goal = torch.cat([goal, images_of(data.train, "B")])
 
     def translate(images: Tensor) -> Tensor:
         made: Tensor = translator(images, output="tensor", resize="none")
@@ -74,31 +74,18 @@ def score(config: UnpairedConfig, model: Path, targets: str) -> dict[str, Any]:
         "direction": description.direction,
         "inputs": "held back",
         "targets": "held back" if targets == "held-back" else "held back and trained on",
-        **evaluate_unpaired(translate, images_of(held_back, "A"), goal),
+        **evaluate_unpaired(translate, images_of(data.show, "A"), goal),
         "device": device_name("cpu"),
     }
 
 
-def open_domains(config: UnpairedConfig, direction: str, split: str) -> UnpairedDataset:
-    """The split as the run saw it, ``direction`` deciding which domain is item "A"."""
-    return open_unpaired(
-        config.data,
-        config.data_b,
-        size=config.size,
-        direction=direction,  # type: ignore[arg-type]
-        pairing="serial",
-        augment=False,
-        holdout=config.holdout,
-        split=split,  # type: ignore[arg-type]
-        seed=config.seed,
-        fit=config.fit,
-    )
-
-
-def images_of(data: UnpairedDataset, side: str) -> Tensor:
+def images_of(items: Items, side: str) -> Tensor:
     """All images of item "A" or "B" once, [N, 3, size, size] in [0, 1]."""
-    count = len(data.images_a if side == "A" else data.images_b)
-    return torch.stack([(data[0, index][side] + 1) / 2 for index in range(count)])
+    found: dict[str, Tensor] = {}
+    for index in range(len(items)):
+        item = items[0, index]
+        found.setdefault(item[f"name_{side.lower()}"], (item[side] + 1) / 2)
+    return torch.stack(list(found.values()))
 
 
 if __name__ == "__main__":
