@@ -17,7 +17,7 @@ import numpy as np
 
 from pix2gan.data.image_io import save_image
 
-LAYOUTS = ("side-by-side", "folders", "train-folders", "photos")
+LAYOUTS = ("side-by-side", "folders", "train-folders", "photos", "unpaired")
 
 # Label colours, RGB: what a part is, in the label map.
 BACKGROUND, BODY, WHEEL, WINDOW = (0, 0, 255), (255, 0, 0), (0, 160, 0), (255, 220, 0)
@@ -97,7 +97,8 @@ def synthesize(
         count: Number of pairs or photos.
         size: Side of each image in pixels.
         layout: "side-by-side" (A|B in one file), "folders" (``A/``, ``B/``), "train-folders"
-            (``trainA/``, ``trainB/``) or "photos" (B alone, wider than high, to be sketched).
+            (``trainA/``, ``trainB/``), "photos" (B alone, wider than high, to be sketched) or
+            "unpaired" (``A/`` and ``B/`` of different vehicles, ``count`` of each).
         seed: Other numbers give other vehicles.
         suffix: Format of the files.
     """
@@ -109,6 +110,9 @@ def synthesize(
         name = f"{number + 1}{suffix}"
         if layout == "side-by-side":
             written = {folder / name: np.concatenate([labels, photo], axis=1)}
+        elif layout == "unpaired":
+            other, _ = draw_pair(size, np.random.default_rng([seed, number, 1]))
+            written = {folder / "A" / name: labels, folder / "B" / f"other{name}": other}
         elif layout == "photos":
             written = {folder / name: photo[size // 8 : -(size // 8)]}
         else:

@@ -20,6 +20,7 @@ from cyclopts import App, ArgumentCollection, CycloptsError, Parameter
 from cyclopts.config import Dict
 
 from pix2gan import __version__
+from pix2gan.data_commands import data_app
 from pix2gan.errors import ConfigError, Pix2ganError
 from pix2gan.ops_commands import ops_app
 from pix2gan.training.config import TrainConfig, check_names, read_yaml
@@ -110,6 +111,7 @@ train_app = App(
     sort_key=2,
 )
 app.command(train_app)
+app.command(data_app)
 app.command(ops_app)
 
 

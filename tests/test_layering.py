@@ -36,8 +36,10 @@ ALLOWED = {
     "app": NETWORKS | {"translation", "evaluation", "export"},
     "doctor": NETWORKS | {"translation"},
     "ops_commands": {"ops"} | GROUND,
+    "data_commands": NETWORKS | {"translation"},
     "cli": NETWORKS
-    | {"training", "translation", "evaluation", "export", "demo", "app", "doctor", "ops_commands"},
+    | {"training", "translation", "evaluation", "export", "demo", "app", "doctor"}
+    | {"ops_commands", "data_commands"},
     "__main__": {"cli"},
 }
 

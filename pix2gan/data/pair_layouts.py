@@ -148,7 +148,7 @@ def _find_in(data: Path, sketched: bool, wanted: str) -> FoundPairs:
         pairs = [PairFiles(_stem(photo, data), None, photo) for photo in photos]
         return FoundPairs("sketched photos", pairs)
     if present:
-        return FoundPairs("two folders", _match_folders(*_choose_folders(data, present, wanted)))
+        return FoundPairs("two folders", match_folders(*_choose_folders(data, present, wanted)))
     files = list_images(data)
     if not files:
         raise DataError(
@@ -174,7 +174,7 @@ def _choose_folders(data: Path, present: list[Path], wanted: str) -> tuple[Path,
     raise DataError(f"{data} has a folder {present[0].name} but no folder {missing}; add it.")
 
 
-def _match_folders(first: Path, second: Path) -> list[PairFiles]:
+def match_folders(first: Path, second: Path) -> list[PairFiles]:
     a, b = _by_stem(first), _by_stem(second)
     names = sorted(a.keys() & b.keys(), key=natural_key)
     if not names:
@@ -219,14 +219,14 @@ def choose_split(
 
 def held_out_names(names: Sequence[str], holdout: float, seed: int) -> set[str]:
     """Which of ``names`` are held out: a share of ``holdout``, by name and seed alone."""
-    places = {name: _place(name, seed) for name in names}
+    places = {name: name_place(name, seed) for name in names}
     first, last = min(places, key=places.__getitem__), max(places, key=places.__getitem__)
     # Of a few names chance might hold out none or all; each split gets one if there are two.
     held = {name for name, place in places.items() if place < holdout} | {first}
     return held - {last}
 
 
-def _place(name: str, seed: int) -> float:
+def name_place(name: str, seed: int) -> float:
     """Where a name falls in [0, 1): the same on every machine, with every set of other names."""
     digest = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64

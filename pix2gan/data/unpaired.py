@@ -264,7 +264,7 @@ def open_unpaired(
     wanted = "test" if split == "test" and holdout == 0 else "train"
     domains = [
         _choose_split(images, holdout, split, seed)
-        for images in _find_domains(Path(data), None if data_b is None else Path(data_b), wanted)
+        for images in find_domains(Path(data), None if data_b is None else Path(data_b), wanted)
     ]
     if direction == "BtoA":
         domains.reverse()
@@ -284,7 +284,7 @@ def open_unpaired(
     )
 
 
-def _find_domains(data: Path, data_b: Path | None, wanted: str) -> list[list[DomainImage]]:
+def find_domains(data: Path, data_b: Path | None, wanted: str) -> list[list[DomainImage]]:
     """The images of A and of B."""
     if data_b is not None:
         if wanted == "test":

@@ -22,8 +22,8 @@ def run_demo(out: str | Path = "pix2gan-demo") -> Path:
     import numpy as np
 
     from pix2gan.data.image_io import save_image
+    from pix2gan.data.sheet import side_by_side
     from pix2gan.translation import Translator
-    from pix2gan.translation.sheet import side_by_side
 
     out = Path(out)
     translator = Translator.from_pretrained(MODEL)

@@ -10,8 +10,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pix2gan.data.sheet import side_by_side
     from pix2gan.translation.folder import FolderReport, translate_folder, translate_paths
-    from pix2gan.translation.sheet import side_by_side
     from pix2gan.translation.translator import Translator
 
 __all__ = [
@@ -23,17 +23,17 @@ __all__ = [
 ]
 
 _HOME = {
-    "FolderReport": "folder",
-    "Translator": "translator",
-    "side_by_side": "sheet",
-    "translate_folder": "folder",
-    "translate_paths": "folder",
+    "FolderReport": "pix2gan.translation.folder",
+    "Translator": "pix2gan.translation.translator",
+    "side_by_side": "pix2gan.data.sheet",
+    "translate_folder": "pix2gan.translation.folder",
+    "translate_paths": "pix2gan.translation.folder",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    value = getattr(importlib.import_module(_HOME[name]), name)
     globals()[name] = value
     return value

@@ -12,6 +12,7 @@ import pytest
 
 from pix2gan.data.image_io import open_image
 from pix2gan.data.paired import check_paired
+from pix2gan.data.unpaired import open_unpaired
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,3 +39,14 @@ def test_it_runs_as_a_script(tmp_path: Path) -> None:
     )  # fmt: skip
     assert result.stdout == f"Wrote 6 files to {tmp_path / 'toys'}\n"
     assert check_paired(tmp_path / "toys").pairs == 3
+
+
+def test_unpaired_layout_shows_no_vehicle_twice(
+    tmp_path: Path, synthesize: Callable[..., list[Path]]
+) -> None:
+    synthesize(tmp_path, count=3, size=32, layout="unpaired")
+    dataset = open_unpaired(tmp_path, size=32)
+    assert (len(dataset.images_a), len(dataset.images_b)) == (3, 3)
+    synthesize(tmp_path / "pairs", count=3, size=32, layout="folders")
+    photos = {file.read_bytes() for file in (tmp_path / "pairs" / "B").iterdir()}
+    assert not photos & {file.read_bytes() for file in (tmp_path / "B").iterdir()}

@@ -1,0 +1,260 @@
+"""The public data sets of pix2pix and CycleGAN: fetched when asked for, and at no other time.
+
+A download that was interrupted goes on where it stopped, if the server allows it. The archive is
+unpacked into a folder that appears when it is complete; nothing in it can lie outside of that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import re
+import shutil
+import tarfile
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from pix2gan.errors import ConfigError, DataError
+
+_PIX2PIX = "http://efrosgans.eecs.berkeley.edu/pix2pix/datasets/"
+_CYCLEGAN = "http://efrosgans.eecs.berkeley.edu/cyclegan/datasets/"
+_BLOCK = 2**18
+_TIMEOUT = 60.0  # seconds without a byte
+
+
+@dataclass(frozen=True)
+class PublicData:
+    """One archive.
+
+    Sizes and checksums are not recorded: none has been verified by this project. The size is what
+    the server says; a checksum that the user has is compared.
+    """
+
+    url: str
+    paired: bool
+    what: str
+
+    @property
+    def archive(self) -> str:
+        """The archive's file name."""
+        return self.url.rpartition("/")[2]
+
+
+def _list() -> dict[str, PublicData]:
+    paired = {
+        "facades": "label maps and facades",
+        "cityscapes": "label maps and street scenes",
+        "maps": "aerial photos and maps",
+        "edges2shoes": "edges and shoes",
+        "edges2handbags": "edges and handbags",
+        "night2day": "night and day",
+    }
+    unpaired = {
+        "apple2orange": "apples and oranges",
+        "summer2winter_yosemite": "summer and winter",
+        "horse2zebra": "horses and zebras",
+        "monet2photo": "Monet's paintings and photos",
+        "cezanne2photo": "Cezanne's paintings and photos",
+        "ukiyoe2photo": "ukiyo-e prints and photos",
+        "vangogh2photo": "van Gogh's paintings and photos",
+        "iphone2dslr_flower": "flowers by phone and by camera",
+    }
+    found = {n: PublicData(f"{_PIX2PIX}{n}.tar.gz", True, what) for n, what in paired.items()}
+    return found | {n: PublicData(f"{_CYCLEGAN}{n}.zip", False, w) for n, w in unpaired.items()}
+
+
+PUBLIC_DATA = _list()
+"""Name -> data set."""
+
+Progress = Callable[[int, int | None], None]
+"""Called with the bytes that are here and those in all, None if nobody knows."""
+
+
+def download(
+    name: str,
+    out: Path,
+    *,
+    mirror: str | None = None,
+    sha256: str | None = None,
+    progress: Progress | None = None,
+) -> tuple[Path, str]:
+    """Fetch a data set and unpack it into the folder ``out / name``.
+
+    Args:
+        name: A key of ``PUBLIC_DATA``.
+        out: The folder to put it in; made if need be. The archive is removed once it is unpacked.
+        mirror: Another URL in place of the folder that the archive lies in.
+        sha256: What the archive must hash to, in hexadecimal digits.
+        progress: Told how far it is.
+
+    Returns:
+        The folder, and the archive's SHA-256.
+
+    Raises:
+        ConfigError: If there is no such data set, or ``out / name`` exists.
+        DataError: If it cannot be fetched, or is not what it should be.
+    """
+    if name not in PUBLIC_DATA:
+        raise ConfigError(f"There is no data set {name!r}: choose one of {', '.join(PUBLIC_DATA)}.")
+    if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
+        raise ConfigError(f"sha256 takes 64 hexadecimal digits, got {sha256!r}.")
+    data, folder = PUBLIC_DATA[name], out / name
+    if folder.exists():
+        raise ConfigError(f"{folder} exists already: remove it to download it again.")
+    out.mkdir(parents=True, exist_ok=True)
+    url = data.url if mirror is None else f"{mirror.rstrip('/')}/{data.archive}"
+    if not url.startswith(("http://", "https://")):
+        raise ConfigError(f"A mirror is a URL http://... or https://..., not {mirror!r}.")
+    archive = out / data.archive
+    fetch(url, archive, progress)
+    digest = _hash(archive)
+    if sha256 is not None and digest != sha256.lower():
+        archive.unlink()
+        raise DataError(
+            f"{url} is not what it should be: its SHA-256 is {digest}, not {sha256.lower()}; it "
+            "has been removed, download it again."
+        )
+    unpack(archive, folder)
+    archive.unlink()
+    return folder, digest
+
+
+def fetch(url: str, path: Path, progress: Progress | None = None) -> None:
+    """Download a file; what an earlier try has left in ``path.part`` is not fetched again.
+
+    Raises:
+        DataError: If the server does not give it, or gives less than it promised.
+    """
+    part, note = path.with_name(path.name + ".part"), path.with_name(path.name + ".part.etag")
+    if path.exists():
+        return
+    have = part.stat().st_size if part.exists() else 0
+    tag = note.read_text("utf-8").strip() if have and note.exists() else ""
+    headers = {"User-Agent": "pix2gan"}
+    if have and tag:  # without a tag nobody knows whether the rest is of the same file
+        headers |= {"Range": f"bytes={have}-", "If-Range": tag}
+    request = urllib.request.Request(url, headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:
+            goes_on = answer.status == 206 and _starts_at(answer.headers, have)
+            have = have if goes_on else 0
+            length = answer.headers.get("Content-Length")
+            total = have + int(length) if length and length.isdigit() else None
+            note.write_text(_tag(answer.headers), "utf-8")
+            if total is not None and total - have > shutil.disk_usage(path.parent).free:
+                raise DataError(f"{url} has {total} bytes, more than the disk of {path} has left.")
+            with part.open("ab" if goes_on else "wb") as file:
+                while block := answer.read(_BLOCK):
+                    file.write(block)
+                    have += len(block)
+                    if progress is not None:
+                        progress(have, total)
+    except urllib.error.HTTPError as error:
+        raise DataError(
+            f"{url} cannot be downloaded: the server says {error.code} ({error.reason})."
+        ) from None
+    except (http.client.HTTPException, TimeoutError, urllib.error.URLError, ConnectionError) as e:
+        reason = getattr(e, "reason", None) or str(e) or type(e).__name__
+        raise DataError(
+            f"{url} cannot be downloaded ({reason}): run the same again to go on."
+        ) from None
+    if total is not None and have != total:
+        raise DataError(f"{url} ended after {have} of {total} bytes: run the same again to go on.")
+    part.replace(path)
+    note.unlink(missing_ok=True)
+
+
+def _starts_at(headers: http.client.HTTPMessage, first: int) -> bool:
+    return str(headers.get("Content-Range", "")).startswith(f"bytes {first}-")
+
+
+def _tag(headers: http.client.HTTPMessage) -> str:
+    """What tells this version of the file from others; weak tags cannot."""
+    tag = str(headers.get("ETag") or "")
+    return tag if tag and not tag.startswith("W/") else str(headers.get("Last-Modified") or "")
+
+
+def _hash(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+# -- unpacking -------------------------------------------------------------------------------------
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack a .zip or .tar.gz into ``folder``, which appears when it is complete.
+
+    A single folder at the archive's top, as these data sets have it, is left out. Only regular
+    files are written, all of them inside of the folder.
+
+    Raises:
+        DataError: If the archive is damaged, or names a file outside of the folder.
+    """
+    making = folder.with_name(f".{folder.name}.unpacking")
+    shutil.rmtree(making, ignore_errors=True)
+    making.mkdir()
+    try:
+        if archive.suffix == ".zip":
+            _unpack_zip(archive, making)
+        else:
+            _unpack_tar(archive, making)
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, ValueError, RuntimeError) as error:
+        shutil.rmtree(making, ignore_errors=True)
+        raise DataError(
+            f"{archive} is damaged ({error}): remove it and download it again."
+        ) from None
+    except BaseException:
+        shutil.rmtree(making, ignore_errors=True)
+        raise
+    inside = list(making.iterdir())
+    if len(inside) == 1 and inside[0].is_dir():
+        inside[0].replace(folder)
+        making.rmdir()
+    else:
+        making.replace(folder)
+
+
+def _unpack_zip(archive: Path, folder: Path) -> None:
+    with zipfile.ZipFile(archive) as source:
+        for entry in source.infolist():
+            is_link = (entry.external_attr >> 16) & 0o170000 == 0o120000
+            if not entry.is_dir() and not is_link:
+                with source.open(entry) as content:
+                    _write(content, _inside(folder, entry.filename, archive))
+
+
+def _unpack_tar(archive: Path, folder: Path) -> None:
+    with tarfile.open(archive, "r:*") as source:
+        for member in source:
+            content = source.extractfile(member) if member.isreg() else None
+            if content is not None:
+                _write(content, _inside(folder, member.name, archive))
+
+
+def _inside(folder: Path, name: str, archive: Path) -> Path:
+    """Where a file of the archive goes."""
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    if (
+        not parts
+        or name.startswith(("/", "\\"))
+        or ".." in parts
+        or ":" in parts[0]
+        or "\0" in name
+    ):
+        raise DataError(f"{archive} names {name!r}, which lies outside of it: do not use it.")
+    return folder.joinpath(*parts)
+
+
+def _write(content: IO[bytes], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        shutil.copyfileobj(content, file, _BLOCK)
