@@ -15,6 +15,7 @@ agree.
 from __future__ import annotations
 
 import argparse
+import copy
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -114,8 +115,7 @@ def _both(method: str, folder: Path, options: dict[str, Any]) -> tuple[Trainer, 
             source = source.discriminators[0]
         ins = source.config["in_channels"]
         example = torch.randn(1, ins, trainer.config.size, trainer.config.size)
-        copy_weights(source.cpu(), network, example)
-        source.to(trainer.device)
+        copy_weights(copy.deepcopy(source).cpu(), network, example)
         network.to(trainer.device)
     return trainer, stock
 

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from pix2gan import ops
 
+from .small_planes import conv2d_as_matmul, conv_transpose2d_as_matmul, prefers_matmul
+
 LEAKY_SLOPE = 0.2
 DROPOUT_PROBABILITY = 0.5
 FOLDING_PIXELS = 256
@@ -48,6 +50,10 @@ class DeferredBiasConv2d(nn.Conv2d):
     border = NO_BORDER
 
     def forward(self, x: Tensor) -> Tensor:
+        # Width and height are halved if at all: so many columns has the smaller plane.
+        columns = x.shape[0] * x.shape[2] * x.shape[3] // self.stride[0] ** 2
+        if prefers_matmul(x, self.weight, columns):
+            return conv2d_as_matmul(x, self.weight, self.stride[0], int(self.padding[0]))
         return self._conv_forward(x, self.weight, None)
 
 
@@ -71,6 +77,10 @@ class DeferredBiasConvTranspose2d(nn.ConvTranspose2d):
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         # The output size is fixed by the architecture; the argument is the base class's.
         assert isinstance(self.padding, tuple)
+        if prefers_matmul(x, self.weight, x.shape[0] * x.shape[2] * x.shape[3]):
+            return conv_transpose2d_as_matmul(
+                x, self.weight, self.stride[0], self.padding[0], self.output_padding[0]
+            )
         return F.conv_transpose2d(
             x, self.weight, None, self.stride, self.padding, self.output_padding
         )

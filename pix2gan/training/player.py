@@ -29,8 +29,10 @@ class Player:
         self.accumulate = config.accumulate
         self.parameters = [p for network in networks for p in network.parameters()]
         self.parameters = [p for p in self.parameters if p.requires_grad]
+        # As rows: of channels-last weights the fused Adam would copy each tensor there and back.
+        self._rows = [_as_row(p.detach()) for p in self.parameters]
         self.optimizer = torch.optim.Adam(
-            self.parameters, lr=lr, betas=(config.beta1, config.beta2), fused=True
+            self._rows, lr=lr, betas=(config.beta1, config.beta2), fused=True
         )
         # Each player's own: one may overflow where another does not.
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
@@ -47,12 +49,18 @@ class Player:
         """Take a step at ``factor`` times the learning rate."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr * factor
+        for row, parameter in zip(self._rows, self.parameters, strict=True):
+            if parameter.grad is not None:
+                if parameter.grad.stride() != parameter.stride():
+                    parameter.grad = torch.empty_like(parameter).copy_(parameter.grad)
+                row.grad = _as_row(parameter.grad)
         if self.clip > 0:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.parameters, self.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        for row, parameter in zip(self._rows, self.parameters, strict=True):
+            row.grad = parameter.grad = None
 
     def state_dict(self) -> dict[str, Any]:
         return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
@@ -60,3 +68,8 @@ class Player:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
+
+
+def _as_row(tensor: Tensor) -> Tensor:
+    """[numel], the elements in the order in which they lie in memory, which is shared."""
+    return tensor.as_strided((tensor.numel(),), (1,))

@@ -178,11 +178,51 @@ def test_players_have_their_own_learning_rates(tiny) -> None:
     assert rates == pytest.approx({"generator": 3e-4, "discriminator": 1e-4})
 
 
-@pytest.mark.parametrize("options", [{"norm": "batch"}, {"spectral_norm": True}])
-def test_running_statistics_are_part_of_the_state(tiny, monkeypatch, options) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"norm": "batch"},
+        {"spectral_norm": True},
+        {"precision": "fp16", "accumulate": 2, "clip_gradient": 0.1},
+        {"schedule": "plateau", "holdout": 0.3, "evaluate_every": 2, "patience": 1},
+    ],
+    ids=["batch norm", "spectral norm", "loss scales", "plateau"],
+)
+def test_all_that_a_run_knows_is_part_of_the_state(tiny, monkeypatch, options) -> None:
     whole = train(tiny("whole", **options))
     interrupt(monkeypatch, tiny(**options), 7, 143)
     assert_same(final_state(train(tiny(resume=True, **options))), final_state(whole))
+
+
+def test_the_best_model_is_kept(tiny) -> None:
+    # Learning far too fast, it is not best in the end.
+    options = {"holdout": 0.3, "evaluate_every": 2, "steps": 16, "lr": 0.05, "ema": 0.0}
+    run = train(tiny(**options, decay_start=1.0))
+    entries = read_metrics(run / "metrics.jsonl")
+    scores = {e["step"]: e["held_out_l1"] for e in entries if "held_out_l1" in e}
+    assert sorted(scores) == list(range(2, 17, 2))
+    best = min(scores, key=scores.__getitem__)
+    assert load_model(run / "model_best")[1].training["steps"] == best
+    assert load_model(run / "model")[1].training["steps"] == 16
+    assert final_state(run)["best_score"] == scores[best]
+
+
+def test_compiled_networks_learn_the_same(tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[str] = []
+
+    def traced(function: Any, compile: Any = torch.compile) -> Any:
+        # Without a C++ compiler: what is traced runs as it is.
+        compiled.append(function.__name__)
+        return compile(function, backend="aot_eager")
+
+    options = {"steps": 4, "log_every": 2, "dropout": False, "precision": "fp32"}
+    eager = train(tiny("eager", **options))
+    monkeypatch.setattr(torch, "compile", traced)
+    run = train(tiny("compiled", compile=True, **options))
+    assert {"forward", "features"} <= set(compiled)
+    for ours, theirs in zip(curve(run), curve(eager), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-3)
+    load_model(run / "model")
 
 
 # --- resuming ---

@@ -1,0 +1,79 @@
+"""Convolutions as products of matrices are the convolutions that they stand for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pix2gan.models import create_generator, small_planes
+from pix2gan.models.small_planes import (
+    conv2d_as_matmul,
+    conv_transpose2d_as_matmul,
+    prefers_matmul,
+)
+
+FORMATS = [torch.contiguous_format, torch.channels_last]
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("shape", [(1, 6, 4, 4), (2, 6, 2, 2), (3, 6, 5, 7), (1, 6, 1, 1)])
+@pytest.mark.parametrize("kernel", [(4, 2, 1, 0), (3, 2, 1, 1), (3, 1, 1, 0), (7, 1, 3, 0)])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_values_and_gradients_are_those_of_the_convolution(
+    memory_format, shape, kernel, transposed: bool
+) -> None:
+    side, stride, padding, output_padding = kernel
+    if not transposed and min(shape[2:]) + 2 * padding < side:
+        pytest.skip("the kernel does not fit")
+    x = torch.randn(shape, dtype=torch.float64).contiguous(memory_format=memory_format)
+    weight = torch.randn(*((6, 5) if transposed else (5, 6)), side, side, dtype=torch.float64)
+    weight = weight.contiguous(memory_format=memory_format)
+    found = []
+    for ours in (True, False):
+        inputs = x.clone().requires_grad_(), weight.clone().requires_grad_()
+        if transposed and ours:
+            y = conv_transpose2d_as_matmul(*inputs, stride, padding, output_padding)
+        elif transposed:
+            y = F.conv_transpose2d(*inputs, None, stride, padding, output_padding)
+        else:
+            y = (conv2d_as_matmul if ours else _conv2d)(*inputs, stride, padding)
+        cotangent = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view(y.shape)
+        found.append((y, *torch.autograd.grad(y, inputs, cotangent)))
+    rtol = 1e-5 if transposed else 1e-9  # overlaps are added in float32
+    torch.testing.assert_close(*found, rtol=rtol, atol=rtol)
+
+
+def _conv2d(x: torch.Tensor, weight: torch.Tensor, stride: int, padding: int) -> torch.Tensor:
+    return F.conv2d(x, weight, None, stride, padding)
+
+
+def test_a_u_net_takes_it_in_its_depths_and_learns_the_same(monkeypatch) -> None:
+    monkeypatch.setattr(small_planes, "LEAST_WEIGHTS", 16 * 16 * 16)
+    x = torch.randn(1, 3, 64, 64)
+    taken: list[int] = []
+    found = []
+    for most in (0, 64):
+        monkeypatch.setattr(small_planes, "MOST_COLUMNS", most)
+        torch.manual_seed(0)
+        network = create_generator("unet256", width=16, num_downs=6)
+        network.to(memory_format=torch.channels_last)
+        taken.clear()
+        real = torch.nn.functional.fold
+        monkeypatch.setattr(F, "fold", lambda *a, real=real, **k: taken.append(1) or real(*a, **k))
+        y = network(x)
+        y.square().mean().backward()
+        monkeypatch.setattr(F, "fold", real)
+        assert len(taken) == (0 if most == 0 else 4)  # from 1, 2, 4 and 8 pixels a side
+        found.append((y, [p.grad for p in network.parameters() if p.grad is not None]))
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
+
+
+def test_only_eager_training_on_a_cpu_takes_it() -> None:
+    x, weight = torch.zeros(1, 512, 4, 4), torch.zeros(512, 512, 2, 2)
+    assert prefers_matmul(x, weight, 16)
+    assert not prefers_matmul(x, weight, 65)
+    assert not prefers_matmul(x, weight[:8], 16)
+    assert not prefers_matmul(x.to("meta"), weight, 16)
+    with torch.no_grad():
+        assert not prefers_matmul(x, weight, 16)
