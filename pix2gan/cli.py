@@ -80,7 +80,11 @@ def _layer_config_file(command: App, names: tuple[str, ...], arguments: Argument
     if "--steps" in given or "--epochs" in given:  # two ways to say the same thing
         values = {k: v for k, v in values.items() if k not in ("steps", "epochs")}
     values = {name: value for name, value in values.items() if value is not None}
-    Dict(values, source=path, use_commands_as_keys=False)(command, names, arguments)
+    # Below the names of its commands: on its own "data" would be taken for pix2gan data.
+    nested: dict[str, object] = dict(values)
+    for name in reversed(names):
+        nested = {name: nested}
+    Dict(nested, source=path)(command, names, arguments)
 
 
 TRAIN_OPTIONS: dict[str, type[TrainConfig]] = {
