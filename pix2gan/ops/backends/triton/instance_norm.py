@@ -1017,6 +1017,8 @@ def plan_instance_norm_act_grad(
     channels_last = not dx.is_contiguous()
     x, dy = _dense(x, channels_last), _dense(dy, channels_last)
     blocks = PADDED_GRADIENT if pad else GRADIENT
+    if pad and channels_last and x.dtype == torch.float32 and arch.at_least(100):
+        blocks = _Blocks(1024, 1024, 4)  # 8 elements a thread put a few bytes on the stack
     if pad and pad_mode == "replicate" and arch.warp == 64:
         blocks = REPLICATED_GRADIENT
     layout = _layout(x, channels_last, blocks, arch)

@@ -391,9 +391,11 @@ def _largest(precision: str, kind: str, arch: Architecture) -> _Tile:
         return _Tile(64, 64, 16, 8 if arch.name == "gfx1100" else 4, 2)
     if precision == "tf32":
         # Tensor cores take float32 by rows of the sum only: gradients turn it in registers.
-        # For sm_100 the compiler needs twice the registers for that, hence twice the threads.
-        warps = 8 if arch.at_least(100) else 4
-        return _Tile(64, 64, 32, warps, 2) if kind == "gradient" else _Tile(128, 64, 32, 4, 3)
+        # Twice the threads where half as many would put a few bytes on the stack: for sm_100 the
+        # gradient, which takes twice the registers there, for sm_80 the others.
+        if kind == "gradient":
+            return _Tile(64, 64, 32, 8 if arch.at_least(100) else 4, 2)
+        return _Tile(128, 64, 32, 4 if arch.at_least(90) else 8, 3)
     if arch.at_least(100):
         # The sums lie in tensor memory, and pass through registers at the end. The gradient's
         # second set of sums and its steps of 64 pixels together put a few bytes on the stack.

@@ -531,7 +531,7 @@ def _plan_unrolled(
         rows = _support(group_y, 1, upy, downy, taps[1], pads[1])[3]
         return group_x * (rows * tx + group_y * ty)
 
-    while group_y > upy and multiplications() > 600:
+    while group_y > upy and multiplications() > 800:
         group_y //= 2
     if arch.kind == "interpreter":  # where every operation costs the same, a tenth of a millisecond
         group_y = max(2, upy)
