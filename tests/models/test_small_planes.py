@@ -48,6 +48,21 @@ def _conv2d(x: torch.Tensor, weight: torch.Tensor, stride: int, padding: int) ->
     return F.conv2d(x, weight, None, stride, padding)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_under_autocast_it_is_as_exact_as_the_convolution(dtype: torch.dtype) -> None:
+    x, down, up = torch.randn(2, 8, 4, 4), torch.randn(6, 8, 4, 4), torch.randn(8, 6, 4, 4)
+    for ours, theirs, weight in (
+        (conv2d_as_matmul, F.conv2d, down),
+        (lambda *a: conv_transpose2d_as_matmul(*a, 0), F.conv_transpose2d, up),
+    ):
+        x, weight = x.to(dtype), weight.to(dtype).float()
+        exact = theirs(x.double(), weight.double(), None, 2, 1)
+        with torch.autocast("cpu", dtype):
+            mine, other = ours(x, weight, 2, 1), theirs(x, weight, None, 2, 1)
+        assert mine.dtype == other.dtype == dtype
+        assert (mine - exact).abs().mean() <= 2 * (other - exact).abs().mean()
+
+
 def test_a_u_net_takes_it_in_its_depths_and_learns_the_same(monkeypatch) -> None:
     monkeypatch.setattr(small_planes, "LEAST_WEIGHTS", 16 * 16 * 16)
     x = torch.randn(1, 3, 64, 64)
