@@ -40,7 +40,15 @@ TOLERANCE = 2e-3
 
 
 def run_method(
-    method: str, folder: Path, *, size: int, width: int, device: str, precision: str, seconds: float
+    method: str,
+    folder: Path,
+    *,
+    size: int,
+    width: int,
+    device: str,
+    precision: str,
+    seconds: float,
+    repeats: int,
 ) -> Row:
     """Check that both sides train alike, then time them in turns."""
     options: dict[str, Any] = {"size": size, "width": width, "device": device}
@@ -49,7 +57,7 @@ def run_method(
     contestants = {"pix2gan": our_step(method, folder, batch, precision=precision, **options)}
     for name in FORMATS:
         contestants[name] = stock_step(method, folder, batch, name, options)
-    timings = time_interleaved(contestants, device=device, seconds=seconds, min_repeats=5)
+    timings = time_interleaved(contestants, device=device, seconds=seconds, min_repeats=repeats)
     best = min(FORMATS, key=lambda name: timings[name].ms)
     return make_row(
         "training",
@@ -165,6 +173,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--width", type=int, default=64, help="base width of the generators")
     parser.add_argument("--precision", choices=["bf16", "fp16", "fp32"], default="bf16")
     parser.add_argument("--seconds", type=float, default=60.0, help="a method's time (default: 60)")
+    parser.add_argument("--repeats", type=int, default=5, help="steps of each side at the least")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, help="torch's threads (default: torch's choice)")
     parser.add_argument("--out", type=Path, help="results file (default: benchmarks/results/...)")
@@ -187,6 +196,7 @@ def main(arguments: list[str] | None = None) -> None:
                 device=given.device,
                 precision=given.precision,
                 seconds=given.seconds,
+                repeats=given.repeats,
             )
         merge_rows(path, [row])
         rows.append(row)
