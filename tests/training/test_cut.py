@@ -39,10 +39,11 @@ class Textbook:
         self.heads, self.stages = self.networks["projections"].stages, method.stages
         self.g_optimizer = torch.optim.SGD([*self.g.parameters(), *self.heads.parameters()], lr)
         self.d_optimizer = torch.optim.SGD(self.d.parameters(), lr)
+        self.random = torch.Generator().manual_seed(self.config.seed)  # of the mirroring
 
     def step(self, a: torch.Tensor, b: torch.Tensor) -> dict[str, float]:
         config = self.config
-        mirror = config.flip_equivariance and torch.rand(()).item() < 0.5
+        mirror = config.flip_equivariance and torch.rand((), generator=self.random).item() < 0.5
         shown = [x.flip(3) for x in (a, b)] if mirror else [a, b]
         fake, same = self.g(shown[0]), self.g(shown[1])
         (real,), (made,) = self.d(b), self.d(fake.detach())

@@ -46,6 +46,8 @@ class CUT(Method):
         self.gan_loss = GAN_LOSSES[config.gan_loss]
         generator = create_configured_generator(config)
         self.has_styles = generator.style_channels > 0
+        # The same in all processes: they meet in each batch norm, so all mirror or none.
+        self.random = torch.Generator().manual_seed(config.seed % 2**63)
         self.stages = config.nce_stages() or generator.contrastive_stages
         self.networks = nn.ModuleDict(
             {
@@ -65,7 +67,7 @@ class CUT(Method):
         a, b = batch["A"], batch["B"]
         sources = (a, b) if config.nce_identity else (a,)
 
-        flips = config.flip_equivariance and bool(torch.rand(()) < 0.5)
+        flips = config.flip_equivariance and bool(torch.rand((), generator=self.random) < 0.5)
         shown = [image.flip(3) for image in sources] if flips else sources
         keys = None
         if flips or self.has_styles:
@@ -124,6 +126,12 @@ class CUT(Method):
 
     def domains(self, model: str) -> Domains:
         return Domains(self.config.direction)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"random": self.random.get_state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.random.set_state(state["random"])
 
 
 class FastCUT(CUT):
