@@ -70,6 +70,7 @@ class World:
         except BaseException:
             dist.destroy_process_group()
             raise
+        dist.barrier()  # nobody leaves while another one still talks
         dist.destroy_process_group()
 
     # --- what all of them know afterwards ---
