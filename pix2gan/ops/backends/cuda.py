@@ -14,21 +14,11 @@ from torch import Tensor
 
 from pix2gan.ops.backends import _native
 
-DEVICES = ("cuda",)
-DTYPES = frozenset({torch.float32, torch.float16, torch.bfloat16})
+# One binding serves both devices: what it takes is the same.
+from pix2gan.ops.backends.cpu import DTYPES as DTYPES
+from pix2gan.ops.backends.cpu import supports as supports
 
-# The positions of the tensors that hold data, all of one dtype.
-_DATA = {
-    "bias_act": (0,),
-    "bias_act_grad": (0, 1, 3),
-    "bias_act_grad2": (0, 1, 2),
-    "upfirdn2d": (0,),
-    "instance_norm_stats": (0,),
-    "instance_norm_act": (0, 5),
-    "instance_norm_act_grad": (0, 1),
-    "scaled_conv2d": (0, 1, 9),
-    "scaled_conv2d_wgrad": (0, 1),
-}
+DEVICES = ("cuda",)
 
 
 def is_available() -> tuple[bool, str]:
@@ -39,14 +29,6 @@ def is_available() -> tuple[bool, str]:
     if not torch.cuda.is_available():
         return False, "torch finds no NVIDIA GPU"
     return _native.load(_native.CUDA)
-
-
-def supports(primitive: str, *args: Any) -> bool:
-    positions = _DATA.get(primitive)
-    if positions is None:
-        return False
-    dtype = args[0].dtype
-    return dtype in DTYPES and all(args[i] is None or args[i].dtype == dtype for i in positions[1:])
 
 
 # The native ops take the arguments of the primitives as they are.
