@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -184,19 +185,21 @@ def test_single_outputs_are_made_again_to_the_byte(
 
 
 KILLED_RUN = """
-import os, signal, sys
+import os, signal, sys, threading
 from pathlib import Path
 from pix2gan.translation import Translator, translate_folder
 
 model, source, out, survives = sys.argv[1:]
 replaced, replace = 0, os.replace
+one_at_a_time = threading.Lock()  # several threads write; the others' renames have to be over
 
 def deadly(temporary, target):
     global replaced
-    replaced += 1
-    if replaced > int(survives):
-        os.kill(os.getpid(), signal.SIGKILL)
-    replace(temporary, target)
+    with one_at_a_time:
+        replaced += 1
+        if replaced > int(survives):
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(temporary, target)
 
 os.replace = deadly
 translate_folder(Translator.from_pretrained(model, device="cpu"), source, out, progress=False)
@@ -231,14 +234,15 @@ def fork_and_kill(unet: Translator, source: Path, out: Path, survives: int) -> i
     child = os.fork()
     if child == 0:
         torch.set_num_threads(1)  # OpenMP's threads did not come along
-        replace, replaced = os.replace, 0
+        replace, replaced, one_at_a_time = os.replace, 0, threading.Lock()
 
         def deadly(temporary: Any, target: Any) -> None:
             nonlocal replaced
-            replaced += 1
-            if replaced > survives:
-                os.kill(os.getpid(), signal.SIGKILL)
-            replace(temporary, target)
+            with one_at_a_time:
+                replaced += 1
+                if replaced > survives:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                replace(temporary, target)
 
         os.replace = deadly
         try:
