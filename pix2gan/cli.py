@@ -141,14 +141,19 @@ def translate(
     model: Annotated[str, Parameter(alias="-m")],
     out: Annotated[Path, Parameter(alias="-o")],
     recursive: bool = True,
+    glob: str | None = None,
     batch_size: int = 4,
     suffix: str = "",
     format: Literal["png", "jpg", "webp", "tiff", "npy"] | None = None,
     quality: int = 95,
-    on_exists: Literal["skip", "overwrite"] = "skip",
+    on_exists: Literal["skip", "overwrite", "rename"] = "skip",
+    on_error: Literal["skip", "stop"] = "skip",
     resize: Literal["none", "fit"] | None = None,
     seed: int | None = None,
-    workers: int | None = None,
+    jobs: Annotated[int | None, Parameter(alias="-j")] = None,
+    shard: str | None = None,
+    dry_run: Annotated[bool, Parameter(negative="")] = False,
+    report: Path | None = None,
     progress: bool | None = None,
     provenance: bool = True,
     tile: int | Literal["auto", "none"] = "auto",
@@ -171,6 +176,9 @@ def translate(
         Folder for the outputs, which mirrors the source; for a single image also a file name.
     recursive
         Sub-folders, too.
+    glob
+        Of a folder only the images whose name matches, as "*.jpg"; with a slash in it, those whose
+        path in the folder does, as "2024/**/*.jpg".
     batch_size
         Images of equal size that go through the network at once.
     suffix
@@ -181,15 +189,25 @@ def translate(
     quality
         Of JPEG and WebP, 1 to 100.
     on_exists
-        What to do with outputs that are there already.
+        What to do with outputs that are there already: leave them (skip), make them again
+        (overwrite), or write new ones beside them, a-2.png beside a.png (rename).
+    on_error
+        Go on after an image that failed (skip), or stop.
     resize
         Run the network at the image's resolution (none) or at the one it was trained at (fit); as
         the model's config says if not given.
     seed
         Style of the outputs, for models with a modulated generator; each seed gives another photo
         of the same drawing.
-    workers
+    jobs
         Threads that decode, and as many that encode.
+    shard
+        Do one part of the work: 2/5 is the second of five, which may run at the same time, on other
+        machines too, and write what one run without would have written.
+    dry_run
+        Print which output each image would get, and write nothing.
+    report
+        File for one line of JSON an image: input, output, status, error, and the model.
     progress
         A bar on a terminal and lines elsewhere, if not given.
     provenance
@@ -219,25 +237,30 @@ def translate(
     translator = Translator.from_pretrained(
         model, device=device, dtype=dtype, direction=direction, statistics=statistics
     )
-    report = translator.translate_paths(
+    result = translator.translate_paths(
         source,
         out,
         recursive=recursive,
+        glob=glob,
         batch_size=batch_size,
         suffix=suffix,
         format=format,
         quality=quality,
         on_exists=on_exists,
+        on_error=on_error,
         resize=resize,
         seed=seed,
-        workers=workers,
+        jobs=jobs,
+        shard=shard,
+        dry_run=dry_run,
+        report=report,
         progress=progress,
         provenance=provenance,
         tile=None if tile == "none" else tile,
         tile_statistics=tile_statistics,
     )
-    print(report)
-    return SOME_FAILED if report.failed else DONE
+    print(result)
+    return SOME_FAILED if result.failed else DONE
 
 
 @train_app.command

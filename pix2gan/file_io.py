@@ -79,6 +79,12 @@ def is_temporary(path: str | os.PathLike[str]) -> bool:
     return name.startswith(".") and name.endswith(".tmp") and name.count(".") >= 3
 
 
+def temporary_stem(name: str) -> str:
+    """What ``atomic_write`` has of a file's ``name`` in that of its temporary file,
+    ``.STEM.8 digits.tmp``: enough of it to leave room below the usual limit of 255 bytes."""
+    return name.encode()[:120].decode(errors="ignore")
+
+
 def _naming(path: str | os.PathLike[str], error: OSError) -> OSError:
     """The same error, of the same class, about ``path``."""
     return OSError(error.errno, error.strerror or str(error), os.fspath(path))
@@ -86,8 +92,8 @@ def _naming(path: str | os.PathLike[str], error: OSError) -> OSError:
 
 def _open_temporary(target: Path, mode: str) -> tuple[Path, IO[Any]]:
     # open() rather than mkstemp: the file gets the permissions that the user's umask asks for. The
-    # name is hidden, is no image suffix, and leaves room below the usual limit of 255 bytes.
-    stem = target.name.encode()[:120].decode(errors="ignore")
+    # name is hidden and no image suffix.
+    stem = temporary_stem(target.name)
     while True:
         temporary = target.parent / f".{stem}.{secrets.token_hex(4)}.tmp"
         with suppress(FileExistsError):

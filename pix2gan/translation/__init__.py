@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pix2gan.data.sheet import side_by_side
-    from pix2gan.translation.folder import FolderReport, translate_folder, translate_paths
+    from pix2gan.translation.folder import translate_folder, translate_paths
+    from pix2gan.translation.folder_report import FolderReport
     from pix2gan.translation.translator import Translator
 
 __all__ = [
@@ -23,7 +24,7 @@ __all__ = [
 ]
 
 _HOME = {
-    "FolderReport": "pix2gan.translation.folder",
+    "FolderReport": "pix2gan.translation.folder_report",
     "Translator": "pix2gan.translation.translator",
     "side_by_side": "pix2gan.data.sheet",
     "translate_folder": "pix2gan.translation.folder",

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pix2gan.data.image_io import IMAGE_SUFFIXES
@@ -47,6 +47,22 @@ class Job:
     target: Path
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What a run is to do.
+
+    Attributes:
+        root: The folder, or the one image, that it is about.
+        jobs: Its images, in order.
+        reserved: Of each output folder, the names that belong to images below `root`, whether the
+            run does them or not.
+    """
+
+    root: Path
+    jobs: list[Job]
+    reserved: dict[Path, set[str]] = field(default_factory=dict)
+
+
 def plan_jobs(
     images: Sequence[Path],
     root: Path,
@@ -55,7 +71,7 @@ def plan_jobs(
     suffix: str,
     format: str | None,
     only_tiff: bool,
-) -> list[Job]:
+) -> Plan:
     """Give every image its output.
 
     Args:
@@ -73,14 +89,17 @@ def plan_jobs(
     for image in images:
         by_folder.setdefault(image.parent, []).append(image)
     targets: dict[Path, Path] = {}
+    reserved: dict[Path, set[str]] = {}
     for folder, members in by_folder.items():
         siblings = {image.name for image in members}.union(_image_names(folder))
         names = _output_names(siblings, suffix, format, only_tiff)
+        mirrored = out / folder.relative_to(root)
+        reserved[mirrored] = set(names.values())
         for image in members:
-            targets[image] = out / folder.relative_to(root) / names[image.name]
+            targets[image] = mirrored / names[image.name]
     jobs = [Job(image, targets[image]) for image in images]
     check_sources_survive(jobs)
-    return jobs
+    return Plan(root, jobs, reserved)
 
 
 def check_sources_survive(jobs: Sequence[Job]) -> None:

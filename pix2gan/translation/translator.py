@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pix2gan.checkpoints.load import load_model
 from pix2gan.checkpoints.model_config import ModelConfig
 from pix2gan.checkpoints.resolve import resolve_model
+from pix2gan.checkpoints.weights_hash import weights_hash
 from pix2gan.data.image_io import to_uint8
 from pix2gan.errors import BadImageError, ConfigError
 from pix2gan.models.generator import Generator
@@ -32,7 +33,7 @@ from pix2gan.translation.tiling import (
 )
 
 if TYPE_CHECKING:
-    from pix2gan.translation.folder import FolderReport
+    from pix2gan.translation.folder_report import FolderReport
 
 OUTPUTS = ("pil", "numpy", "tensor")
 DTYPES = ("float32", "bfloat16")
@@ -202,6 +203,10 @@ class Translator:
         from pix2gan.translation.folder import translate_paths
 
         return translate_paths(self, source, out, **options)
+
+    def weights_hash(self) -> str:
+        """Says which weights these are; see `pix2gan.checkpoints.weights_hash`."""
+        return weights_hash(self.generator)
 
     def check_seed(self, seed: int | None) -> None:
         """ConfigError if `seed` is no seed, or the generator has no style that it could choose."""

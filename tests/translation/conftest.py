@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from pix2gan.checkpoints import ModelConfig, Preprocessing
 from pix2gan.models import create_generator
 from pix2gan.translation import Translator
+
+from .image_trees import write
 
 MULTIPLE = 8
 
@@ -70,3 +73,14 @@ def unet() -> Translator:
     for parameter in generator.parameters():  # louder than at the start of a training
         nn.init.normal_(parameter, std=0.2)
     return Translator(generator, ModelConfig(architecture=dict(generator.config)), device="cpu")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """30 images of five sizes in three folders."""
+    root = tmp_path / "photos"
+    for i in range(30):
+        suffix = ("png", "jpg", "webp")[i % 3]
+        sub = ("", "deep", "deep/er")[i // 10]
+        write(root / sub / f"{i}.{suffix}", 14 + i % 5, 15 + 5 * (i % 2), seed=i)
+    return root

@@ -20,42 +20,15 @@ from torch import Tensor
 from pix2gan.checkpoints import save_model
 from pix2gan.data.image_io import open_image, open_image_with_info, save_image
 from pix2gan.errors import ConfigError, DataError, Pix2ganError
-from pix2gan.translation import FolderReport, Translator, folder, translate_folder, translate_paths
+from pix2gan.translation import (
+    Translator,
+    folder_run,
+    translate_folder,
+    translate_paths,
+)
 
 from .conftest import MakeMirror, Mirror
-
-
-def write(path: Path, height: int = 16, width: int = 16, seed: int = 0, **kwargs: Any) -> Path:
-    """An image of random pixels."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng((seed, height, width))
-    save_image(path, rng.integers(0, 256, (height, width, 3), np.uint8), **kwargs)
-    return path
-
-
-def tree(path: Path) -> dict[str, bytes]:
-    """Everything below `path`, hidden files included."""
-    return {
-        file.relative_to(path).as_posix(): file.read_bytes()
-        for file in sorted(path.rglob("*"))
-        if file.is_file()
-    }
-
-
-def translate(translator: Translator, source: Path, out: Path, **options: Any) -> FolderReport:
-    return translate_folder(translator, source, out, **{"progress": False, **options})
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    """30 images of five sizes in three folders."""
-    root = tmp_path / "photos"
-    for i in range(30):
-        suffix = ("png", "jpg", "webp")[i % 3]
-        sub = ("", "deep", "deep/er")[i // 10]
-        write(root / sub / f"{i}.{suffix}", 14 + i % 5, 15 + 5 * (i % 2), seed=i)
-    return root
-
+from .image_trees import translate, tree, write
 
 # The whole job
 
@@ -101,7 +74,7 @@ def test_a_second_run_opens_nothing_and_runs_nothing(
     def fail(*_: Any) -> Any:
         raise AssertionError("should not be needed")
 
-    monkeypatch.setattr(folder, "open_image_with_info", fail)
+    monkeypatch.setattr(folder_run, "open_image_with_info", fail)
     monkeypatch.setattr(mirror, "run", fail)
     report = translate(mirror, photos, tmp_path / "out")
     assert (report.done, report.skipped) == (0, 30)
@@ -522,8 +495,8 @@ def test_images_of_equal_size_share_batches(mirror: Translator, tmp_path: Path) 
 def test_waiting_images_are_bounded(
     mirror: Translator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(folder, "_WAITING_PIXELS", 8 * 8 * 3)
-    monkeypatch.setattr(folder, "_BATCH_PIXELS", 16 * 8 * 2)
+    monkeypatch.setattr(folder_run, "_WAITING_PIXELS", 8 * 8 * 3)
+    monkeypatch.setattr(folder_run, "_BATCH_PIXELS", 16 * 8 * 2)
     for i in range(12):
         write(tmp_path / "in" / f"{i}.png", 8 * (1 + i % 4), 8, seed=i)
     report = translate(mirror, tmp_path / "in", tmp_path / "out", batch_size=4)
@@ -694,10 +667,18 @@ def test_nothing_to_translate(mirror: Translator, tmp_path: Path) -> None:
     [
         ({"format": "gif"}, "format must be one of png, jpg, jpeg, webp, tiff, npy, not 'gif'"),
         ({"quality": 0}, "quality must be between 1 and 100"),
-        ({"on_exists": "rename"}, "on_exists must be one of skip, overwrite"),
+        ({"on_exists": "ask"}, "on_exists must be one of skip, overwrite, rename, not 'ask'"),
+        ({"on_error": "ask"}, "on_error must be one of skip, stop, not 'ask'"),
         ({"resize": "crop"}, "resize must be one of none, fit"),
         ({"suffix": "/../x"}, "suffix is part of a file name"),
-        ({"workers": 0}, "workers must be at least 1"),
+        ({"jobs": 0}, "jobs must be at least 1"),
+        ({"glob": ""}, "glob is a pattern for paths in the source"),
+        ({"glob": "/a/*"}, "glob is a pattern for paths in the source"),
+        ({"shard": "0/2"}, "shard must be i/n with i from 1 to n"),
+        ({"shard": "3/2"}, "shard must be i/n with i from 1 to n"),
+        ({"shard": "half"}, "shard must be i/n with i from 1 to n, as in 2/5, and not 'half'"),
+        ({"report": "lost/r.jsonl"}, r"report lost/r.jsonl cannot be written \(No such file"),
+        ({"report": "r.png"}, "report cannot be r.png: name a file"),
         ({"batch_size": 0}, "batch_size must be a whole number"),
     ],
 )

@@ -1,0 +1,338 @@
+"""What a folder run can be told: which images, what to do with those there, what to report."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pix2gan.checkpoints import save_model
+from pix2gan.errors import ConfigError, DataError, Pix2ganError
+from pix2gan.translation import Translator, translate_folder, translate_paths
+from pix2gan.translation.folder import shard_of
+from pix2gan.translation.folder_options import FolderOptions
+from pix2gan.translation.targets import Job
+
+from .conftest import MakeMirror
+from .image_trees import translate, tree, write
+
+# Which images
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("*.png", ["0.png", "deep/12.png", "deep/er/21.png", "deep/er/[x].png"]),
+        ("deep/*.png", ["deep/12.png"]),
+        ("deep/**/*.png", ["deep/12.png", "deep/er/21.png", "deep/er/[x].png"]),
+        ("**/er/*", ["deep/er/21.png", "deep/er/[x].png"]),
+        ("*/er/[0-9]*", ["deep/er/21.png"]),
+        ("[[]x].png", ["deep/er/[x].png"]),
+        ("?.*", ["0.png"]),
+    ],
+)
+def test_glob(mirror: Translator, tmp_path: Path, pattern: str, names: list[str]) -> None:
+    for name in ("0.png", "10.jpg", "deep/12.png", "deep/er/21.png", "deep/er/[x].png"):
+        write(tmp_path / "in" / name)
+    assert translate(mirror, tmp_path / "in", tmp_path / "out", glob=pattern).exit_code == 0
+    assert sorted(tree(tmp_path / "out")) == names
+
+
+def test_a_glob_that_fits_nothing_or_is_out_of_place(mirror: Translator, tmp_path: Path) -> None:
+    path = write(tmp_path / "in" / "a.png")
+    with pytest.raises(DataError, match=r"no image in .* that matches '\*\.jpg'"):
+        translate(mirror, tmp_path / "in", tmp_path / "out", glob="*.jpg")
+    with pytest.raises(ConfigError, match="glob chooses among the images of a folder"):
+        translate_paths(mirror, path, tmp_path / "out", glob="*.png")
+
+
+# Shards
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_shards_write_what_one_run_would_have_written(
+    unet: Translator, photos: Path, tmp_path: Path, batch_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pix2gan.translation.folder_options._BATCHES_PER_CHUNK", 2)
+    (photos / "deep" / "12.png").write_text("broken")
+    whole = translate(unet, photos, tmp_path / "whole", batch_size=batch_size)
+    parts = [
+        translate(unet, photos, tmp_path / "parts", batch_size=batch_size, shard=f"{i}/4")
+        for i in (3, 1, 4, 2)
+    ]
+    assert tree(tmp_path / "parts") == tree(tmp_path / "whole")
+    assert sum(part.done for part in parts) == whole.done == 29
+    assert [part.exit_code for part in parts].count(1) == 1
+    assert all(part.skipped == 0 for part in parts)
+
+
+def test_every_job_is_in_one_shard() -> None:
+    jobs = [Job(Path(f"in/{i}"), Path(f"out/{i}")) for i in range(1003)]
+    for n in (1, 2, 7, 16, 500):
+        parts = [shard_of(jobs, 64, i, n) for i in range(1, n + 1)]
+        names = [int(job.source.name) for part in parts for job in part]
+        assert sorted(names) == list(range(1003))
+
+
+def test_a_shard_without_images(mirror: Translator, tmp_path: Path) -> None:
+    write(tmp_path / "in" / "a.png")
+    report = translate(mirror, tmp_path / "in", tmp_path / "out", shard="2/2")
+    assert (report.images, report.exit_code) == ([], 0)
+
+
+# What is there already
+
+
+def test_rename_writes_beside_what_is_there(mirror: Translator, tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    for i, name in enumerate(["a.png", "a-2.png", "deep/b.jpg"]):
+        write(source / name, seed=i)
+    first = translate(mirror, source, out, on_exists="rename")
+    assert first.done == 3
+    written = tree(out)
+    assert sorted(written) == ["a-2.png", "a.png", "deep/b.jpg"]
+    (out / "a-2.png").unlink()
+    for number in (2, 3):
+        report = translate(mirror, source, out, on_exists="rename")
+        assert (report.done, report.skipped) == (3, 0)
+        # a-2.png is the name of another image's output
+        assert (out / f"a-{number + 1}.png").read_bytes() == written["a.png"]
+        assert (out / "deep" / f"b-{number}.jpg").read_bytes() == written["deep/b.jpg"]
+    assert sorted(tree(out)) == [
+        "a-2-2.png", "a-2.png", "a-3.png", "a-4.png", "a.png",
+        "deep/b-2.jpg", "deep/b-3.jpg", "deep/b.jpg",
+    ]  # fmt: skip
+    assert [i.target.name for i in report.images] == ["a-2-2.png", "a-4.png", "b-3.jpg"]
+
+
+def test_rename_of_a_single_output(mirror: Translator, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.png")
+    for expected in ("o.png", "o-2.png", "o-3.png"):
+        report = translate_paths(mirror, path, tmp_path / "o.png", on_exists="rename")
+        assert [image.target.name for image in report.images] == [expected]
+        assert (tmp_path / expected).exists()
+
+
+def test_an_interrupted_run_that_renames_goes_on_under_its_names(
+    unet: Translator, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed, out = tmp_path / "undisturbed", tmp_path / "out"
+    for _ in range(2):
+        translate(unet, photos, undisturbed, on_exists="rename")
+    assert len(tree(undisturbed)) == 60
+    translate(unet, photos, out)
+    run, left = unet.run, 0
+
+    def interrupted(batch: Any, *options: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        return run(batch, *options)
+
+    for batches in (0, 3, 2):
+        left = batches
+        with monkeypatch.context() as patched:
+            patched.setattr(unet, "run", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                translate(unet, photos, out, on_exists="rename")
+        assert any(name.startswith(".pix2gan-names-") for name in tree(out))
+    report = translate(unet, photos, out, on_exists="rename")
+    assert report.done + report.skipped == 30
+    assert 0 < report.skipped < 30
+    assert tree(out) == tree(undisturbed)
+
+
+def test_another_job_does_not_go_on_under_the_names_of_an_interrupted_one(
+    unet: Translator, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    translate(unet, photos, tmp_path / "out", on_exists="rename", on_error="stop")
+    (photos / "0.png").write_text("broken")
+    report = translate(unet, photos, tmp_path / "out", on_exists="rename", on_error="stop")
+    assert report.left > 0
+    other = translate(unet, photos, tmp_path / "out", on_exists="rename", quality=50)
+    assert (other.done, other.skipped, len(other.failed)) == (29, 0, 1)
+
+
+def test_two_runs_that_rename_do_not_choose_the_same_names(
+    mirror: Translator, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    run = mirror.run
+    refused = []
+
+    def meanwhile(batch: Any, *options: Any) -> Any:
+        if not refused:
+            with pytest.raises(ConfigError, match="Another run writes to") as error:
+                translate(mirror, photos, out, on_exists="rename")
+            refused.append(error)
+        return run(batch, *options)
+
+    monkeypatch.setattr(mirror, "run", meanwhile)
+    assert translate(mirror, photos, out, on_exists="rename").done == 30
+    assert refused
+
+
+@pytest.mark.parametrize("journal", ["", "[]", "{}", '{"kind": 3, "names": []}', '"x"'])
+def test_a_damaged_list_of_names_is_no_list(
+    mirror: Translator, tmp_path: Path, journal: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pix2gan.translation.renaming import NameJournal
+
+    write(tmp_path / "in" / "a.png")
+    monkeypatch.setattr(NameJournal, "remove", lambda self: None)
+    translate(mirror, tmp_path / "in", tmp_path / "out", on_exists="rename")
+    (path,) = (tmp_path / "out").glob(".pix2gan-names-*")
+    assert "a.png" in path.read_text()
+    path.write_text(journal)
+    translate(mirror, tmp_path / "in", tmp_path / "out", on_exists="rename")
+    assert (tmp_path / "out" / "a-2.png").exists()
+
+
+# After an image that failed
+
+
+def test_stop_ends_the_run_and_keeps_what_is_done(
+    unet: Translator, photos: Path, tmp_path: Path
+) -> None:
+    (photos / "deep" / "12.png").write_text("broken")
+    (photos / "deep" / "er" / "21.png").write_text("broken, too")
+    out = tmp_path / "out"
+    report = translate(unet, photos, out, on_error="stop", batch_size=1, report=tmp_path / "r")
+    assert [path.name for path, _ in report.failed] == ["12.png"]
+    assert report.exit_code == 1
+    assert report.left > 0
+    assert report.done + report.left == 29
+    assert len(tree(out)) == report.done
+    assert f"1 failed, {report.left} left" in str(report)
+    statuses = [json.loads(line)["status"] for line in (tmp_path / "r").read_text().splitlines()]
+    assert statuses.count("left") == report.left
+    (photos / "deep" / "12.png").unlink()
+    report = translate(unet, photos, out, on_error="stop", batch_size=1)
+    assert [path.name for path, _ in report.failed] == ["21.png"]
+
+
+def test_stop_where_the_output_cannot_be_written(
+    mirror: Translator, photos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "deep").write_text("a file where a folder should be")
+    report = translate(mirror, photos, tmp_path / "out", on_error="stop")
+    assert report.failed
+    assert len(tree(tmp_path / "out")) - 1 == report.done
+    assert report.done + report.left + len(report.failed) == 30
+
+
+# Only looking
+
+
+@pytest.mark.parametrize("on_exists", ["skip", "overwrite", "rename"])
+def test_a_dry_run_foretells_the_run_and_writes_nothing(
+    mirror: Translator, photos: Path, tmp_path: Path, on_exists: str
+) -> None:
+    out = tmp_path / "out"
+    (photos / "0.png").rename(photos / "0.bmp.png")
+    write(photos / "0.bmp")
+    nothing = translate(mirror, photos, out, dry_run=True, on_exists=on_exists)
+    assert len(nothing.planned) == 31
+    assert not out.exists()
+    translate(mirror, photos, out, glob="*.png")
+    before = tree(out)
+    foretold = translate(mirror, photos, out, dry_run=True, on_exists=on_exists, jobs=1)
+    assert tree(out) == before
+    assert foretold.done == 0
+    assert (len(foretold.planned), foretold.skipped) == (
+        (21, 10) if on_exists == "skip" else (31, 0)
+    )
+    assert f"{len(foretold.planned)} to translate" in str(foretold)
+    assert f"  {photos / '1.jpg'} -> {out / '1.jpg'}" in str(foretold)
+    report = translate(mirror, photos, out, on_exists=on_exists)
+    done = [(i.source, i.target) for i in report.images if i.status == "translated"]
+    assert done == foretold.planned
+
+
+def test_a_dry_run_of_what_is_done(mirror: Translator, photos: Path, tmp_path: Path) -> None:
+    translate(mirror, photos, tmp_path / "out")
+    report = translate(mirror, photos, tmp_path / "out", dry_run=True)
+    assert str(report) == f"0 to translate, 30 skipped (already there): {tmp_path / 'out'}"
+
+
+# Reports
+
+
+def test_the_report_has_a_line_for_every_image(
+    unet: Translator, photos: Path, tmp_path: Path
+) -> None:
+    out, path = tmp_path / "out", tmp_path / "report.jsonl"
+    (photos / "deep" / "12.png").write_text("broken")
+    report = translate(unet, photos, out, report=path)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len(lines) == 30
+    assert [line["input"] for line in lines] == [str(image.source) for image in report.images]
+    for line in lines:
+        assert (line["status"] == "translated") == Path(line["output"]).exists()
+        assert (line["status"] == "failed") == bool(line["error"])
+        assert line["model"] == "unet128"
+        assert line["weights"] == f"sha256:{unet.weights_hash()}"
+    (failed,) = (line for line in lines if line["error"])
+    assert failed["input"] == str(photos / "deep" / "12.png")
+    assert (Path(failed["input"]), failed["error"]) == report.failed[0]
+
+    first = path.read_bytes()
+    translate(unet, photos, out, report=path)
+    statuses = {json.loads(line)["status"] for line in path.read_text().splitlines()}
+    assert statuses == {"skipped", "failed"}
+    translate(unet, photos, out, report=path, on_exists="overwrite")
+    assert path.read_bytes() == first
+
+
+def test_a_run_that_ends_early_reports_too(
+    mirror: Translator, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace, out = os.replace, tmp_path / "out"
+
+    def full(temporary: Any, target: Any) -> None:
+        if str(target).endswith("25.jpg"):
+            raise OSError(28, "No space left on device")
+        replace(temporary, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    path = tmp_path / "report.jsonl"
+    with pytest.raises(Pix2ganError, match="No space left"):
+        translate(mirror, photos, out, report=path, batch_size=1)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len(lines) == 30
+    done = {line["output"] for line in lines if line["status"] == "translated"}
+    assert done == {str(out / name) for name in tree(out)}
+    assert {line["status"] for line in lines} == {"translated", "left"}
+
+
+def test_the_hash_is_that_of_the_weights(
+    unet: Translator, make_mirror: MakeMirror, tmp_path: Path
+) -> None:
+    saved = save_model(tmp_path / "model", unet.generator, unet.config)
+    loaded = Translator.from_pretrained(saved, device="cpu")
+    assert loaded.weights_hash() == unet.weights_hash()
+    assert len(unet.weights_hash()) == 64
+    state = {name: value.clone() for name, value in loaded.generator.state_dict().items()}
+    first = next(iter(state))
+    state[first][0] += 1
+    loaded.generator.load_state_dict(state)
+    assert loaded.weights_hash() != unet.weights_hash()
+    assert make_mirror().weights_hash() == make_mirror().weights_hash()
+
+
+def test_python_spells_its_options_once() -> None:
+    import dataclasses
+    import inspect
+
+    parameters = inspect.signature(translate_folder).parameters
+    options = {option.name: option.default for option in dataclasses.fields(FolderOptions)}
+    assert {
+        name: parameter.default
+        for name, parameter in parameters.items()
+        if parameter.kind == parameter.KEYWORD_ONLY
+    } == options
