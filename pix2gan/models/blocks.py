@@ -8,7 +8,7 @@ and is told by ``border=`` how the layer after it wants that; nothing is copied 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +31,18 @@ class Border(NamedTuple):
 
 
 NO_BORDER = Border(0, "reflect")
+
+
+class Geometry(NamedTuple):
+    """How the rows (and columns) of a layer's output lie over those of its input.
+
+    There are ``up / down`` times as many. One depends on those that lie under it, and on ``reach``
+    more on either side.
+    """
+
+    up: int
+    down: int
+    reach: int
 
 
 def pad(x: Tensor, border: Border) -> Tensor:
@@ -56,6 +68,10 @@ class DeferredBiasConv2d(nn.Conv2d):
             return conv2d_as_matmul(x, self.weight, self.stride[0], int(self.padding[0]))
         return self._conv_forward(x, self.weight, None)
 
+    @property
+    def geometry(self) -> Geometry:
+        return Geometry(1, self.stride[0], self.kernel_size[0] // 2)
+
 
 class PaddedConv2d(DeferredBiasConv2d):
     """A stride-1 convolution of an odd kernel that keeps the size, with a border of any mode."""
@@ -70,9 +86,13 @@ class PaddedConv2d(DeferredBiasConv2d):
 
 
 class DeferredBiasConvTranspose2d(nn.ConvTranspose2d):
-    """A transposed convolution whose bias is added by the op behind it, not by itself."""
+    """A transposed convolution whose bias is added by the op behind it, not by itself.
+
+    Of a kernel of 3 or 4 and stride 2: height and width are doubled.
+    """
 
     border = NO_BORDER
+    geometry = Geometry(2, 1, 1)
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         # The output size is fixed by the architecture; the argument is the base class's.
@@ -95,6 +115,8 @@ class NearestUpConv2d(DeferredBiasConv2d):
     and more; below, folding the weights costs more than it saves. A reflected border of 1 repeats
     the outermost pixel of an enlarged plane, so it equals a replicated one of the small plane.
     """
+
+    geometry = Geometry(2, 1, 1)
 
     def __init__(self, in_channels: int, out_channels: int, *, padding: str, bias: bool) -> None:
         super().__init__(in_channels, out_channels, 3, bias=bias)
@@ -129,6 +151,7 @@ class BlurUpConv2d(DeferredBiasConv2d):
     """
 
     border = Border(1, "replicate")
+    geometry = Geometry(2, 1, 2)
     filter: Tensor
 
     def __init__(self, in_channels: int, out_channels: int, *, bias: bool) -> None:
@@ -178,6 +201,28 @@ class ConvNormAct(nn.Module):
     @property
     def border(self) -> Border:
         return self.conv.border
+
+    @property
+    def geometry(self) -> Geometry:
+        return self.conv.geometry
+
+    @property
+    def out_channels(self) -> int:
+        return self.conv.out_channels
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """The part that looks at neighbours: [N, C, H, W] with ``border`` -> [N, O, H', W']."""
+        return self.conv(x)
+
+    def finish(
+        self, x: Tensor, stats: ops.InstanceNormStats | None, residual: Tensor | None = None
+    ) -> Tensor:
+        """What follows ``convolve`` out of training; ``stats`` where the layer ``normalises``."""
+        return (
+            self.activate(x, residual)
+            if stats is None
+            else self.normalise(x, stats, NO_BORDER, residual)
+        )
 
     def forward(
         self, x: Tensor, border: Border = NO_BORDER, residual: Tensor | None = None
@@ -239,23 +284,60 @@ class ConvNormAct(nn.Module):
         return x if residual is None else x + residual
 
 
-class HalfImage(nn.Module):
-    """Averages of 3x3 pixels, every second one; pixels outside of the image do not count."""
+class Resampling(nn.Module):
+    """A layer without weights: nothing follows what it makes of its neighbourhoods."""
+
+    border = NO_BORDER
+    geometry: ClassVar[Geometry]
+    out_channels = None  # as many as came in
+    normalises = False
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] with ``border`` -> [N, C, H', W']."""
+        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.convolve(x)
+
+    def finish(
+        self, x: Tensor, stats: ops.InstanceNormStats | None, residual: Tensor | None = None
+    ) -> Tensor:
+        return x if residual is None else x + residual
+
+
+class HalfImage(Resampling):
+    """Averages of 3x3 pixels, every second one; pixels outside of the image do not count."""
+
+    geometry = Geometry(1, 2, 1)
+
+    def convolve(self, x: Tensor) -> Tensor:
         # x: [N, C, H, W] -> [N, C, H / 2, W / 2]
         return F.avg_pool2d(x, 3, 2, padding=1, count_include_pad=False)
+
+
+class BlurredHalf(Resampling):
+    """Every second pixel behind the filter [1, 2, 1] x [1, 2, 1], which sees a reflection."""
+
+    border = Border(1, "reflect")
+    geometry = Geometry(1, 2, 1)
+    filter: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("filter", ops.setup_filter([1, 2, 1]), persistent=False)
+
+    def convolve(self, x: Tensor) -> Tensor:
+        # x: [N, C, H + 2, W + 2] -> [N, C, H / 2, W / 2]
+        return ops.upfirdn2d(x, self.filter.float(), down=2)
 
 
 class BlurDown(nn.Module):
     """A 3x3 convolution at full size, norm and activation, then antialiased downsampling by 2.
 
-    As in CUT: the convolution sees zeros at the border, the filter [1, 2, 1] x [1, 2, 1] a
-    reflection.
+    As in CUT: the convolution sees zeros at the border, the filter a reflection.
     """
 
     border = NO_BORDER
-    filter: Tensor
 
     def __init__(
         self, in_channels: int, out_channels: int, *, norm: str, act: str, bias: bool
@@ -263,12 +345,11 @@ class BlurDown(nn.Module):
         super().__init__()
         conv = DeferredBiasConv2d(in_channels, out_channels, 3, padding=1, bias=bias)
         self.layer = ConvNormAct(conv, norm=norm, act=act)
-        self.register_buffer("filter", ops.setup_filter([1, 2, 1]), persistent=False)
+        self.shrink = BlurredHalf()
 
     def forward(self, x: Tensor, border: Border = NO_BORDER) -> Tensor:
         # x: [N, C, H, W] -> [N, O, H / 2, W / 2] with border
-        x = self.layer(x, Border(1, "reflect"))
-        return pad(ops.upfirdn2d(x, self.filter.float(), down=2), border)
+        return pad(self.shrink(self.layer(x, self.shrink.border)), border)
 
 
 def make_down(

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from pix2gan import ops
 
+from .blocks import NO_BORDER, Geometry
+from .layer_graph import IMAGE, Input, Layer, chain
 from .options import check_count
 from .style import StyledGenerator
 
@@ -77,14 +79,62 @@ class ModulatedConv2d(nn.Module):
         )
 
 
+class StyledLayer(nn.Module):
+    """A modulated convolution in a style that is known, as a step of ``layer_graph``.
+
+    The residual that it is given is added as ``ModulatedBlock`` does.
+    """
+
+    border = NO_BORDER
+    normalises = False
+
+    def __init__(self, conv: ModulatedConv2d, styles: Tensor) -> None:
+        super().__init__()
+        self.conv, self.styles = conv, styles  # styles: [1, I]
+
+    @property
+    def geometry(self) -> Geometry:
+        # the filter of 4 taps lies behind the convolution, both at the higher resolution
+        beyond = self.conv.kernel // 2 + (2 if self.conv.filter is not None else 0)
+        return Geometry(self.conv.up, self.conv.down, -(-beyond // self.conv.up))
+
+    @property
+    def out_channels(self) -> int:
+        return self.conv.weight.shape[0]
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """[N, I, H, W] -> [N, O, H up / down, W up / down]"""
+        return self.conv(x, self.styles)
+
+    def finish(
+        self, x: Tensor, stats: ops.InstanceNormStats | None, residual: Tensor | None = None
+    ) -> Tensor:
+        return x if residual is None else add_residual(x, residual)
+
+
+def add_residual(x: Tensor, residual: Tensor) -> Tensor:
+    """The variance stays what it was."""
+    return (x + residual) * math.sqrt(0.5)
+
+
 def to_image(in_channels: int, out_channels: int) -> ModulatedConv2d:
     """The last layer: 1x1, tanh, and not demodulated, so that a channel can be faint."""
     return ModulatedConv2d(in_channels, out_channels, 1, demodulate=False, act="tanh")
 
 
+def convolutions(network: nn.Module) -> list[ModulatedConv2d]:
+    """Every modulated convolution, in the order of registration, which is that of their styles."""
+    return [m for m in network.modules() if isinstance(m, ModulatedConv2d)]
+
+
 def style_sizes(network: nn.Module) -> list[int]:
-    """The input channels of every modulated convolution, in the order of their registration."""
-    return [m.in_channels for m in network.modules() if isinstance(m, ModulatedConv2d)]
+    """The input channels of every modulated convolution."""
+    return [conv.in_channels for conv in convolutions(network)]
+
+
+def styled_layers(network: StyledGenerator, z: Tensor | None) -> Iterator[StyledLayer]:
+    """Every modulated convolution in the style of ``z`` [1, style_channels]; None is the fixed."""
+    return map(StyledLayer, convolutions(network), network.styles(network.fixed_draws[:1], z))
 
 
 class Doubling(nn.Module):
@@ -173,6 +223,20 @@ class ModulatedUNet(StyledGenerator):
                 found[stage] = x
         return {stage: found[stage] for stage in wanted}
 
+    def layer_graph(self, z: Tensor | None = None) -> list[Layer]:
+        layers: list[Layer] = []
+        styled = styled_layers(self, z)
+        planes = [chain(layers, {"stem": next(styled)}, IMAGE)]
+        for level in range(len(self.downs)):
+            planes.append(chain(layers, {f"downs.{level}": next(styled)}, planes[-1]))
+        inner = planes.pop()
+        for number in range(len(self.ups)):
+            up = chain(layers, {f"ups.{number}.up": next(styled)}, inner)
+            inner = f"ups.{number}"
+            layers.append(Layer(inner, next(styled), (Input(planes.pop()), Input(up))))
+        chain(layers, {"head": next(styled)}, inner)
+        return layers
+
 
 class ModulatedBlock(nn.Module):
     """(x + conv(lrelu(conv(x)))) / sqrt(2): the variance of x stays what it was."""
@@ -184,8 +248,7 @@ class ModulatedBlock(nn.Module):
 
     def forward(self, x: Tensor, styles: Iterator[Tensor]) -> Tensor:
         # x: [N, C, H, W] -> the same shape
-        y: Tensor = self.second(self.first(x, next(styles)), next(styles))
-        return (x + y) * math.sqrt(0.5)
+        return add_residual(self.second(self.first(x, next(styles)), next(styles)), x)
 
 
 class ModulatedResNet(StyledGenerator):
@@ -258,3 +321,19 @@ class ModulatedResNet(StyledGenerator):
             if stage in wanted:
                 found[stage] = x
         return {stage: found[stage] for stage in wanted}
+
+    def layer_graph(self, z: Tensor | None = None) -> list[Layer]:
+        layers: list[Layer] = []
+        styled = styled_layers(self, z)
+        last = chain(layers, {"stem": next(styled)}, IMAGE)
+        for number in range(len(self.downs)):
+            last = chain(layers, {f"downs.{number}": next(styled)}, last)
+        for number in range(len(self.blocks)):
+            first, name = f"blocks.{number}.first", f"blocks.{number}"
+            layers.append(Layer(first, next(styled), (Input(last),)))
+            layers.append(Layer(name, next(styled), (Input(first),), residual=last))
+            last = name
+        for number in range(len(self.ups)):
+            last = chain(layers, {f"ups.{number}": next(styled)}, last)
+        chain(layers, {"head": next(styled)}, last)
+        return layers

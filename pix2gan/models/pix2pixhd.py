@@ -191,7 +191,8 @@ class Pix2PixHD(Generator):
         for number, module in enumerate(self.enhancers):
             enhancer, name = cast(Enhancer, module), f"enhancers.{number}"
             stem = chain(layers, {f"{name}.stem": enhancer.stem}, pyramid.pop())
-            layers.append(Layer(f"{name}.down", enhancer.down, (Input(stem),), residual=last))
+            down = cast(ConvNormAct, enhancer.down)
+            layers.append(Layer(f"{name}.down", down, (Input(stem),), residual=last))
             last = add_blocks(layers, enhancer.blocks, f"{name}.blocks", f"{name}.down")
             last = chain(layers, {f"{name}.up": enhancer.up}, last)
         chain(layers, {"head": self.head}, last)

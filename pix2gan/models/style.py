@@ -18,6 +18,7 @@ from pix2gan import ops
 from pix2gan.errors import ConfigError
 
 from .generator import Generator
+from .layer_graph import Layer
 
 # The fixed code is the mean over this many draws; their own deviation is a sixteenth of the codes'.
 FIXED_DRAWS = 256
@@ -128,6 +129,10 @@ class StyledGenerator(Generator):
         self, x: Tensor, wanted: Collection[int], styles: Sequence[Tensor] | None = None
     ) -> dict[int, Tensor]:
         """As in ``Generator``, with the result of ``styles``; the fixed styles by default."""
+        raise NotImplementedError
+
+    def layer_graph(self, z: Tensor | None = None) -> list[Layer]:
+        """As in ``Generator``, in the style of ``z`` [1, style_channels]; the fixed by default."""
         raise NotImplementedError
 
     def _check_code(self, x: Tensor, z: Tensor) -> None:

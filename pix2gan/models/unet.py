@@ -135,7 +135,8 @@ class UNet(Generator):
         inner = chain(layers, {f"downs.{i}": down for i, down in enumerate(self.downs)}, IMAGE)
         for level in reversed(range(len(self.ups))):
             skip = (Input(f"downs.{level}", relu=True),) if level < len(self.ups) - 1 else ()
-            layers.append(Layer(f"ups.{level}", self.ups[level], (*skip, Input(inner))))
+            up = cast(ConvNormAct, self.ups[level])
+            layers.append(Layer(f"ups.{level}", up, (*skip, Input(inner))))
             inner = f"ups.{level}"
         return layers
 

@@ -19,18 +19,14 @@ from pix2gan.checkpoints.weights_hash import weights_hash
 from pix2gan.data.image_io import to_uint8
 from pix2gan.errors import BadImageError, ConfigError
 from pix2gan.models.generator import Generator
+from pix2gan.models.layer_graph import Layer
 from pix2gan.models.style import StyledGenerator
-from pix2gan.translation.bands import Image as RowsOf
+from pix2gan.translation.exact_tiles import translate_exactly
+from pix2gan.translation.fast_tiles import translate_fast
 from pix2gan.translation.inputs import ImageLike, read_image
+from pix2gan.translation.planes import Image as RowsOf
 from pix2gan.translation.processing import Array, FloatArray, Prepared, Processing
-from pix2gan.translation.tiling import (
-    AUTO_TILE,
-    SMALLEST_TILE,
-    Tiling,
-    can_tile,
-    translate_exactly,
-    translate_fast,
-)
+from pix2gan.translation.tiling import AUTO_TILE, SMALLEST_TILE, Tiling, can_tile
 
 if TYPE_CHECKING:
     from pix2gan.translation.folder_report import FolderReport
@@ -241,7 +237,7 @@ class Translator:
         while True:
             try:
                 if tile is not None:
-                    return [self._run_tiled(batch[0], tile, tiling.statistics)]
+                    return [self._run_tiled(batch[0], tile, tiling.statistics, seed)]
                 stacked = torch.from_numpy(np.stack([item.values for item in batch]))
                 return list(self._forward(stacked, seed).numpy())
             except (RuntimeError, MemoryError) as error:
@@ -262,16 +258,19 @@ class Translator:
                     f"{height} pixels; shrink it, free memory or choose another device",
                 )
 
-    def _run_tiled(self, item: Prepared, tile: int, statistics: str) -> FloatArray:
+    def _run_tiled(
+        self, item: Prepared, tile: int, statistics: str, seed: int | None = None
+    ) -> FloatArray:
         """One image in tiles; see `pix2gan.translation.tiling`."""
         generator = cast(Generator, self.generator)
         _, height, width = item.values.shape
         values = torch.from_numpy(item.values)[None]
         out = np.empty((generator.out_channels, height, width), np.float32)
         with torch.inference_mode(), self._precision():
+            layers = self._layers(seed)
             if statistics == "exact":
                 dtype = torch.bfloat16 if self.dtype == "bfloat16" else torch.float32
-                rows = translate_exactly(generator, RowsOf(values), tile, self.device, dtype)
+                rows = translate_exactly(layers, RowsOf(values), tile, self.device, dtype)
                 for top in range(0, height, tile):
                     bottom = min(top + tile, height)
                     out[:, top:bottom] = rows.read(top, bottom)[0].float().numpy()
@@ -281,10 +280,18 @@ class Translator:
                 part = values[:, :, top:bottom, left:right].to(self.device)
                 return part.contiguous(memory_format=torch.channels_last)
 
-            for top, left, part in translate_fast(generator, read, height, width, tile):
+            multiple = generator.multiple
+            for top, left, part in translate_fast(layers, read, height, width, tile, multiple):
                 made = part[0].float().cpu().numpy()
                 out[:, top : top + made.shape[1], left : left + made.shape[2]] = made
         return out
+
+    def _layers(self, seed: int | None) -> list[Layer]:
+        """What the generator does, layer by layer, in the style of `seed`."""
+        generator = cast(Generator, self.generator)
+        if seed is not None and isinstance(generator, StyledGenerator):
+            return generator.layer_graph(generator.style_code(seed))
+        return generator.layer_graph()
 
     def _precision(self) -> AbstractContextManager[Any]:
         if self.dtype == "bfloat16":
