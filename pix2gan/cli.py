@@ -135,11 +135,11 @@ def demo(*, out: Path = Path("pix2gan-demo")) -> None:
 
 @app.command(sort_key=1)
 def translate(
-    source: str,
+    source: Annotated[str, Parameter(allow_leading_hyphen=True)],  # for a single one
     /,
     *more: Annotated[str, Parameter(show=False)],
     model: Annotated[str, Parameter(alias="-m")],
-    out: Annotated[Path, Parameter(alias="-o")],
+    out: Annotated[Path, Parameter(alias="-o", allow_leading_hyphen=True)],
     recursive: bool = True,
     glob: str | None = None,
     batch_size: int = 4,
@@ -152,6 +152,7 @@ def translate(
     seed: int | None = None,
     jobs: Annotated[int | None, Parameter(alias="-j")] = None,
     shard: str | None = None,
+    watch: Annotated[bool, Parameter(negative="")] = False,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
     report: Path | None = None,
     progress: bool | None = None,
@@ -168,12 +169,14 @@ def translate(
     Parameters
     ----------
     source
-        An image, a folder with images, or a glob in quotes, as in "photos/**/*.jpg".
+        An image, a folder with images, or a glob in quotes, as in "photos/**/*.jpg"; - reads one
+        image from standard input.
     model
         A bundled model (see pix2gan models), a model's or training run's folder, a .safetensors
         file, the .pth file of an original repository, or a hub id org/name.
     out
-        Folder for the outputs, which mirrors the source; for a single image also a file name.
+        Folder for the outputs, which mirrors the source; for a single image also a file name, or -
+        for standard output.
     recursive
         Sub-folders, too.
     glob
@@ -204,6 +207,8 @@ def translate(
     shard
         Do one part of the work: 2/5 is the second of five, which may run at the same time, on other
         machines too, and write what one run without would have written.
+    watch
+        Go on with images that come into the folder, each as soon as it is complete, until Ctrl-C.
     dry_run
         Print which output each image would get, and write nothing.
     report
@@ -229,6 +234,8 @@ def translate(
     """
     from pix2gan.translation import Translator
 
+    if source.startswith("-") and source != "-":
+        raise ConfigError(f"there is no option {source}: a file of that name is ./{source}.")
     if more:
         raise ConfigError(
             f"one source at a time, and here are {1 + len(more)}: put a glob in quotes, as in "
@@ -237,9 +244,12 @@ def translate(
     translator = Translator.from_pretrained(
         model, device=device, dtype=dtype, direction=direction, statistics=statistics
     )
+    to_stdout = out == Path("-")
+    if to_stdout and sys.stdout.isatty():
+        raise ConfigError("the image would go to the terminal: add > photo.png, or a program.")
     result = translator.translate_paths(
-        source,
-        out,
+        sys.stdin.buffer if source == "-" else source,
+        sys.stdout.buffer if to_stdout else out,
         recursive=recursive,
         glob=glob,
         batch_size=batch_size,
@@ -252,6 +262,7 @@ def translate(
         seed=seed,
         jobs=jobs,
         shard=shard,
+        watch=watch,
         dry_run=dry_run,
         report=report,
         progress=progress,
@@ -259,7 +270,10 @@ def translate(
         tile=None if tile == "none" else tile,
         tile_statistics=tile_statistics,
     )
-    print(result)
+    if not to_stdout:
+        print(result)
+    elif result.failed:
+        print(result, file=sys.stderr)
     return SOME_FAILED if result.failed else DONE
 
 

@@ -41,6 +41,7 @@ __all__ = [
     "ImageInfo",
     "ImageSource",
     "encode_image",
+    "format_of",
     "list_images",
     "natural_key",
     "open_image",
@@ -227,16 +228,21 @@ def save_image(
         ConfigError: If the format cannot hold such an image; nothing is silently reduced.
         OSError: If the disk or the folder does not permit it.
     """
+    data = encode_image(
+        image, format_of(path), quality=quality, icc_profile=icc_profile, dpi=dpi, xmp=xmp
+    )
+    with atomic_write(path) as file:
+        file.write(data)
+
+
+def format_of(path: str | os.PathLike[str]) -> str:
+    """The format that ``save_image`` chooses by the name: "PNG", "JPEG" and so on."""
     suffix = Path(path).suffix.lower()
     if suffix not in _WRITERS:
         raise ConfigError(
             f"Cannot write {os.fspath(path)}: choose a name that ends in {', '.join(_WRITERS)}."
         )
-    data = encode_image(
-        image, _WRITERS[suffix], quality=quality, icc_profile=icc_profile, dpi=dpi, xmp=xmp
-    )
-    with atomic_write(path) as file:
-        file.write(data)
+    return _WRITERS[suffix]
 
 
 # -- finding ---------------------------------------------------------------------------------------

@@ -11,19 +11,18 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from pix2gan.data.image_io import IMAGE_SUFFIXES
 from pix2gan.errors import ConfigError, DataError
-from pix2gan.file_io import check_writable, is_temporary, temporary_stem
 from pix2gan.folder_lock import only_run_in
 from pix2gan.translation.folder_options import FolderOptions
 from pix2gan.translation.folder_report import PLANNED, SKIPPED, FolderReport, Outcome, write_report
 from pix2gan.translation.folder_run import FolderRun
+from pix2gan.translation.out_folder import make_out, remove_left_behind
+from pix2gan.translation.planning import check_target, plan_images
 from pix2gan.translation.progress import FolderProgress
 from pix2gan.translation.renaming import NameJournal, choose_names
 from pix2gan.translation.sources import (
@@ -31,7 +30,9 @@ from pix2gan.translation.sources import (
     images_of_glob,
     nothing_found,
 )
-from pix2gan.translation.targets import FORMATS, Job, Plan, check_sources_survive, plan_jobs
+from pix2gan.translation.streams import translate_stream
+from pix2gan.translation.targets import Job, Plan, check_sources_survive
+from pix2gan.translation.watch import watch_folder
 
 if TYPE_CHECKING:
     from pix2gan.translation.translator import Translator
@@ -54,6 +55,7 @@ def translate_folder(
     seed: int | None = None,
     jobs: int | None = None,
     shard: str | None = None,
+    watch: bool = False,
     dry_run: bool = False,
     report: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
@@ -85,6 +87,8 @@ def translate_folder(
         jobs: Threads that decode, and as many that encode.
         shard: "2/5" does the second of five parts of the work. All parts together write what one
             run without would have written, to the byte.
+        watch: Go on with images that come into the folder, until KeyboardInterrupt (Ctrl-C), and
+            return then; see `pix2gan.translation.watch`.
         dry_run: Only say what would be done, and write nothing.
         report: A file for one line of JSON an image.
         progress: False shows nothing; by default a bar on a terminal and lines elsewhere.
@@ -114,6 +118,7 @@ def translate_folder(
         seed=seed,
         jobs=jobs,
         shard=shard,
+        watch=watch,
         dry_run=dry_run,
         report=report,
         progress=progress,
@@ -123,25 +128,29 @@ def translate_folder(
     )
     options.check(translator)
     source, out = _paths(source, out)
+    if watch:
+        return watch_folder(translator, source, out, options)
     images = images_of_folder(source, out, recursive=recursive, pattern=glob)
     if not images:
         raise nothing_found(source, recursive=recursive, pattern=glob)
-    return _run(translator, _plan(translator, images, source, out, options), out, options)
+    return _run(translator, plan_images(translator, images, source, out, options), out, options)
 
 
 def translate_paths(
     translator: Translator,
-    source: str | os.PathLike[str],
-    out: str | os.PathLike[str],
+    source: str | os.PathLike[str] | IO[bytes],
+    out: str | os.PathLike[str] | IO[bytes],
     **options: Any,
 ) -> FolderReport:
-    """Translate a file, a folder, or the files that a glob names.
+    """Translate a file, a folder, the files that a glob names, or a stream.
 
     Args:
         translator: What to translate with.
-        source: A file, a folder (see `translate_folder`) or a glob such as "photos/**/*.jpg".
-        out: A folder; for a single file also the name of the output, if it ends in the suffix of an
-            image. A glob's matches keep their place below the glob's fixed part.
+        source: A file, a folder (see `translate_folder`) or a glob such as "photos/**/*.jpg"; a
+            binary stream with one image.
+        out: A folder; for a single image also the name of the output, if it ends in the suffix of
+            an image, or a binary stream. A glob's matches keep their place below the glob's fixed
+            part.
         **options: As for `translate_folder`.
 
     Raises:
@@ -150,41 +159,23 @@ def translate_paths(
     """
     settings = FolderOptions(**options)
     settings.check(translator)
+    if not isinstance(source, (str, os.PathLike)) or not isinstance(out, (str, os.PathLike)):
+        return translate_stream(translator, _end(source), _end(out), settings)
     path, out = _paths(source, out)
     if path.is_dir():
         return translate_folder(translator, path, out, **options)
-    if settings.glob is not None:
-        raise ConfigError(f"glob chooses among the images of a folder, and {source} is none")
+    for option, given in {"glob": settings.glob is not None, "watch": settings.watch}.items():
+        if given:
+            raise ConfigError(f"{option} is for folders, and {source} is none: leave it out")
     if path.exists():
         if out.suffix.lower() in IMAGE_SUFFIXES and not out.is_dir():
             return _translate_file(translator, path, out, settings)
         images, root = [path], path.parent
-    elif globbing.has_magic(os.fspath(source)):
+    elif globbing.has_magic(os.fspath(path)):
         images, root = images_of_glob(source, out)
     else:
         raise DataError(f"There is no file or folder {source}: check the path")
-    return _run(translator, _plan(translator, images, root, out, settings), out, settings)
-
-
-def only_tiff(translator: Translator) -> bool:
-    """Whether PNG cannot hold the outputs: more channels than four, or values of a range."""
-    config = translator.config
-    return config.out_channels > 4 or config.preprocessing.output_range is not None
-
-
-def check_target(target: Path, options: FolderOptions) -> None:
-    """ConfigError if the name of a single output does not go with the options."""
-    if options.suffix:
-        raise ConfigError(
-            f"The suffix {options.suffix!r} is for names that are made, and {target} is the whole "
-            "name of the output: leave one of them out"
-        )
-    formats = FORMATS if options.format is None else {options.format: FORMATS[options.format]}
-    suffixes = sorted({suffix for group in formats.values() for suffix in group})
-    if target.suffix.lower() not in suffixes:
-        raise ConfigError(
-            f"The output {target} cannot be written: let its name end in {', '.join(suffixes)}"
-        )
+    return _run(translator, plan_images(translator, images, root, out, settings), out, settings)
 
 
 def _translate_file(
@@ -206,25 +197,8 @@ def _paths(source: str | os.PathLike[str], out: str | os.PathLike[str]) -> tuple
     return Path(source), Path(out)
 
 
-def _plan(
-    translator: Translator, images: Sequence[Path], root: Path, out: Path, options: FolderOptions
-) -> Plan:
-    plan = plan_jobs(
-        images,
-        root,
-        out,
-        suffix=options.suffix,
-        format=options.format,
-        only_tiff=only_tiff(translator),
-    )
-    i, n = options.part
-    return replace(plan, jobs=shard_of(plan.jobs, options.chunk, i, n))
-
-
-def shard_of(jobs: list[Job], chunk: int, i: int, n: int) -> list[Job]:
-    """The i-th of n parts: every n-th chunk, so that no batch is another than in the whole."""
-    starts = range((i - 1) * chunk, len(jobs), n * chunk)
-    return [job for start in starts for job in jobs[start : start + chunk]]
+def _end(end: str | os.PathLike[str] | IO[bytes]) -> Path | IO[bytes]:
+    return Path(end) if isinstance(end, (str, os.PathLike)) else end
 
 
 def _run(translator: Translator, plan: Plan, out: Path, options: FolderOptions) -> FolderReport:
@@ -232,7 +206,8 @@ def _run(translator: Translator, plan: Plan, out: Path, options: FolderOptions) 
     if options.dry_run:
         return _foretell(translator, plan, out, options)
     started = time.monotonic()
-    _make_out(out, plan.jobs, options)
+    is_done = options.on_exists == "skip" and all(os.path.lexists(j.target) for j in plan.jobs)
+    make_out(out, writable=not is_done)
     with only_run_in(out) as alone:
         jobs, journal = plan.jobs, None
         if options.on_exists == "rename":
@@ -244,7 +219,7 @@ def _run(translator: Translator, plan: Plan, out: Path, options: FolderOptions) 
             journal = _journal(translator, plan, out, options)
             jobs = journal.choose(plan)
         if alone:
-            _remove_left_behind(jobs)
+            remove_left_behind(jobs)
         report = FolderReport(out=out)
         with FolderProgress(len(jobs), options.progress) as progress:
             run = FolderRun(translator, jobs, out, options, progress)
@@ -282,25 +257,6 @@ def _write_report(translator: Translator, report: FolderReport, options: FolderO
         write_report(options.report, report.images, translator)
 
 
-def _make_out(out: Path, jobs: Sequence[Job], options: FolderOptions) -> None:
-    """ConfigError if nothing can be written to `out`, and something has to."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"The folder {out} for the outputs cannot be made ({error.strerror}): choose another"
-        ) from None
-    if options.on_exists == "skip" and all(os.path.lexists(job.target) for job in jobs):
-        return
-    try:
-        check_writable(out)
-    except OSError as error:
-        raise ConfigError(
-            f"The folder {out} for the outputs cannot be written to ({error.strerror}): choose "
-            "another"
-        ) from None
-
-
 def _journal(translator: Translator, plan: Plan, out: Path, options: FolderOptions) -> NameJournal:
     """Where this very job, of these images by this model, writes down the names it chooses."""
     job = (
@@ -310,16 +266,3 @@ def _journal(translator: Translator, plan: Plan, out: Path, options: FolderOptio
         *(options.provenance, options.shard, translator.dtype),
     )
     return NameJournal(out, hashlib.sha256(json.dumps(job).encode()).hexdigest())
-
-
-def _remove_left_behind(jobs: Sequence[Job]) -> None:
-    """Remove the temporary files that a killed run left of these outputs, and no others."""
-    names: dict[Path, set[str]] = {}
-    for job in jobs:
-        names.setdefault(job.target.parent, set()).add(temporary_stem(job.target.name))
-    for folder, stems in names.items():
-        with suppress(OSError), os.scandir(folder) as entries:
-            for entry in entries:
-                # Named .STEM.8 digits.tmp
-                if is_temporary(entry.name) and entry.name[1:-13] in stems:
-                    Path(entry.path).unlink()

@@ -38,6 +38,7 @@ class FolderOptions:
     seed: int | None = None
     jobs: int | None = None
     shard: str | None = None
+    watch: bool = False
     dry_run: bool = False
     report: str | os.PathLike[str] | None = None
     progress: bool | None = None
@@ -51,9 +52,9 @@ class FolderOptions:
 
     @property
     def batch(self) -> int:
-        """Images that share a batch at most; with a seed an output depends on its image and the
-        seed alone."""
-        return self.batch_size if self.seed is None else 1
+        """Images that share a batch at most: with a seed an output depends on its image and the
+        seed alone, in a watched folder not on what comes with it."""
+        return self.batch_size if self.seed is None and not self.watch else 1
 
     @property
     def chunk(self) -> int:
@@ -103,6 +104,11 @@ class FolderOptions:
                 f"glob is a pattern for paths in the source, as in '*.jpg', and not {self.glob!r}"
             )
         _ = self.part
+        if self.watch and (self.dry_run or self.shard is not None or self.on_exists == "rename"):
+            raise ConfigError(
+                "watch goes on with what it finds, so there is no sense in dry_run, shard or "
+                "on_exists=rename beside it: leave them out"
+            )
         if self.report is not None:
             _check_report(Path(self.report))
 

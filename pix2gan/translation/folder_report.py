@@ -102,7 +102,7 @@ class FolderReport:
         return sum(image.status == status for image in self.images)
 
 
-def report_lines(images: Sequence[Outcome], translator: Translator) -> str:
+def report_lines(images: Sequence[Outcome], translator: Translator) -> bytes:
     """One line of JSON an image. Without times, so that equal runs have equal reports."""
     config = translator.config
     model = {
@@ -123,14 +123,21 @@ def report_lines(images: Sequence[Outcome], translator: Translator) -> str:
         )
         for image in images
     ]
-    return "".join(line + "\n" for line in lines)
+    # Names that are no UTF-8 come as surrogates.
+    return "".join(line + "\n" for line in lines).encode("utf-8", "backslashreplace")
 
 
 def write_report(
     path: str | os.PathLike[str], images: Sequence[Outcome], translator: Translator
 ) -> None:
     """Write the lines of a whole run to a file, in place of what it held."""
-    text = report_lines(images, translator)
-    # Names that are no UTF-8 come as surrogates.
     with atomic_write(path) as file:
-        file.write(text.encode("utf-8", "backslashreplace"))
+        file.write(report_lines(images, translator))
+
+
+def append_report(
+    path: str | os.PathLike[str], images: Sequence[Outcome], translator: Translator
+) -> None:
+    """Put lines behind those of a run that goes on."""
+    with Path(path).open("ab") as file:
+        file.write(report_lines(images, translator))

@@ -72,6 +72,10 @@ class _Stopped(Exception):
     """An image has failed, and `on_error` says that this ends the run."""
 
 
+class _Changed(Exception):
+    """An image is not what it was when it was found."""
+
+
 class FolderRun:
     """Translates a list of jobs whose folder `out` exists.
 
@@ -153,7 +157,9 @@ class FolderRun:
             if there:
                 self.progress.advance(there, skipped=True)
             # Companions are worth decoding only if there is an image for them to accompany.
-            if there and not self._any_decodes(missing):
+            if self.options.batch == 1:
+                chunk = missing
+            elif there and not self._any_decodes(missing):
                 continue
             yield from chunk
             yield None
@@ -202,7 +208,11 @@ class FolderRun:
         yield decoded
 
     def _decode(self, task: _Task) -> _Decoded:
-        pixels, info = open_image_with_info(task.job.source)
+        try:
+            pixels, info = open_image_with_info(task.job.source)
+        finally:
+            if task.job.has_changed():
+                raise _Changed
         processing = self.translator.processing
         prepared = processing.prepare(
             as_unit_range(pixels, processing.input_range),
@@ -320,6 +330,9 @@ class FolderRun:
         self._outcomes[task.index] = Outcome(task.job.source, task.job.target, status, error)
 
     def _fail(self, task: _Task, error: Exception) -> None:
+        if isinstance(error, _Changed):
+            self._settle(task, LEFT)
+            return
         self._settle(task, FAILED, failure_reason(error))
         self.progress.advance(failed=True)
         if self.options.on_error == "stop":

@@ -13,8 +13,9 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeAlias
 
 from pix2gan.data.image_io import IMAGE_SUFFIXES
 from pix2gan.errors import ConfigError
@@ -39,12 +40,33 @@ _DEFAULT_SUFFIX = {
 }
 
 
+Stamp: TypeAlias = "tuple[int, int, int]"
+"""Tells a file from what it was before: its number, size and time of change."""
+
+
+def stamp_of(path: Path) -> Stamp | None:
+    """The stamp of a file that is there."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
 @dataclass(frozen=True)
 class Job:
-    """One image to translate: where it lies and where its output goes."""
+    """One image to translate: where it lies and where its output goes, and, if it counts only as
+    long as it stays what it was, what that is."""
 
     source: Path
     target: Path
+    stamp: Stamp | None = None
+
+    def as_found(self, stamp: Stamp) -> Job:
+        return replace(self, stamp=stamp)
+
+    def has_changed(self) -> bool:
+        return self.stamp is not None and stamp_of(self.source) != self.stamp
 
 
 @dataclass(frozen=True)
@@ -71,6 +93,7 @@ def plan_jobs(
     suffix: str,
     format: str | None,
     only_tiff: bool,
+    by_own_name: bool = False,
 ) -> Plan:
     """Give every image its output.
 
@@ -81,6 +104,8 @@ def plan_jobs(
         suffix: Put behind the stem of every name.
         format: A key of `FORMATS`, or None to choose by the image's own.
         only_tiff: Whether PNG, JPEG and WebP cannot hold the outputs.
+        by_own_name: Whether images that are not there yet must not change a name: then the old
+            suffix stays wherever the format changes.
 
     Raises:
         ConfigError: If an output would overwrite an image of the list.
@@ -92,7 +117,10 @@ def plan_jobs(
     reserved: dict[Path, set[str]] = {}
     for folder, members in by_folder.items():
         siblings = {image.name for image in members}.union(_image_names(folder))
-        names = _output_names(siblings, suffix, format, only_tiff)
+        if by_own_name:
+            names = {name: _own_name(Path(name), suffix, format, only_tiff) for name in siblings}
+        else:
+            names = _output_names(siblings, suffix, format, only_tiff)
         mirrored = out / folder.relative_to(root)
         reserved[mirrored] = set(names.values())
         for image in members:
@@ -153,6 +181,17 @@ def _output_names(
         result[name] = long
         taken.add(long)
     return result
+
+
+def _own_name(name: Path, suffix: str, format: str | None, only_tiff: bool) -> str:
+    """An output's name that no other image of the folder can have, whatever comes into it.
+
+    `scan.bmp` -> `scan.bmp.png`; so that this is not the name of a `scan.bmp.png`, that one becomes
+    `scan.bmp.png.png`.
+    """
+    extension = output_suffix(name, format, only_tiff)
+    keeps = extension == name.suffix and Path(name.stem).suffix.lower() not in IMAGE_SUFFIXES
+    return (name.stem if keeps else name.name) + suffix + extension
 
 
 def _image_names(folder: Path) -> list[str]:

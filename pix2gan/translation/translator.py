@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -193,9 +193,12 @@ class Translator:
         return translate_folder(self, source, out, **options)
 
     def translate_paths(
-        self, source: str | os.PathLike[str], out: str | os.PathLike[str], **options: Any
+        self,
+        source: str | os.PathLike[str] | IO[bytes],
+        out: str | os.PathLike[str] | IO[bytes],
+        **options: Any,
     ) -> FolderReport:
-        """Translate a file, a folder or a glob; see `pix2gan.translation.translate_paths`."""
+        """Translate files, a folder or a stream; see `pix2gan.translation.translate_paths`."""
         from pix2gan.translation.folder import translate_paths
 
         return translate_paths(self, source, out, **options)

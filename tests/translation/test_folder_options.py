@@ -12,8 +12,8 @@ import pytest
 from pix2gan.checkpoints import save_model
 from pix2gan.errors import ConfigError, DataError, Pix2ganError
 from pix2gan.translation import Translator, translate_folder, translate_paths
-from pix2gan.translation.folder import shard_of
 from pix2gan.translation.folder_options import FolderOptions
+from pix2gan.translation.planning import shard_of
 from pix2gan.translation.targets import Job
 
 from .conftest import MakeMirror
@@ -45,7 +45,7 @@ def test_a_glob_that_fits_nothing_or_is_out_of_place(mirror: Translator, tmp_pat
     path = write(tmp_path / "in" / "a.png")
     with pytest.raises(DataError, match=r"no image in .* that matches '\*\.jpg'"):
         translate(mirror, tmp_path / "in", tmp_path / "out", glob="*.jpg")
-    with pytest.raises(ConfigError, match="glob chooses among the images of a folder"):
+    with pytest.raises(ConfigError, match="glob is for folders"):
         translate_paths(mirror, path, tmp_path / "out", glob="*.png")
 
 
@@ -120,10 +120,11 @@ def test_an_interrupted_run_that_renames_goes_on_under_its_names(
     unet: Translator, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     undisturbed, out = tmp_path / "undisturbed", tmp_path / "out"
+    options: dict[str, Any] = {"on_exists": "rename", "batch_size": 1, "jobs": 1}
     for _ in range(2):
-        translate(unet, photos, undisturbed, on_exists="rename")
+        translate(unet, photos, undisturbed, **options)
     assert len(tree(undisturbed)) == 60
-    translate(unet, photos, out)
+    translate(unet, photos, out, batch_size=1)
     run, left = unet.run, 0
 
     def interrupted(batch: Any, *options: Any) -> Any:
@@ -133,14 +134,14 @@ def test_an_interrupted_run_that_renames_goes_on_under_its_names(
             raise KeyboardInterrupt
         return run(batch, *options)
 
-    for batches in (0, 3, 2):
+    for batches in (0, 9, 7):  # at most three outputs wait, and are dropped
         left = batches
         with monkeypatch.context() as patched:
             patched.setattr(unet, "run", interrupted)
             with pytest.raises(KeyboardInterrupt):
-                translate(unet, photos, out, on_exists="rename")
+                translate(unet, photos, out, **options)
         assert any(name.startswith(".pix2gan-names-") for name in tree(out))
-    report = translate(unet, photos, out, on_exists="rename")
+    report = translate(unet, photos, out, **options)
     assert report.done + report.skipped == 30
     assert 0 < report.skipped < 30
     assert tree(out) == tree(undisturbed)
