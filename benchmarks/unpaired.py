@@ -1,9 +1,10 @@
 """Scores a run of an unpaired method by how far its translations are from the target domain.
 
-    python -m benchmarks.unpaired RUN --model model_BtoA [--data DATA] [--name NAME]
+    python -m benchmarks.unpaired RUN --model model_BtoA [--size 256] [--data DATA] [--name NAME]
 
-Translates the images that the run held back (``--holdout``) at the size that it was trained at,
-and writes the table of sliced Wasserstein distances to ``benchmarks/results/unpaired-NAME.json``:
+Translates the images that the run held back (``--holdout``), at the size that it was trained at
+if no other is asked for (a run on unscaled pieces, ``--fit none``, is scored on whole images), and
+writes the table of sliced Wasserstein distances to ``benchmarks/results/unpaired-NAME.json``:
 inputs, translations, colour-matched controls and real images, each to the target domain.
 """
 
@@ -37,6 +38,7 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="folder of the run")
     parser.add_argument("--model", default="model", help="its model: model_AtoB, model_BtoA, ...")
     parser.add_argument("--data", type=Path, help="the data, if not where the run found them")
+    parser.add_argument("--size", type=int, help="side of the images, if not the run's")
     parser.add_argument("--targets", choices=("all", "held-back"), default="all")
     parser.add_argument("--name", help="of the result; the run's if not given")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the result")
@@ -46,6 +48,8 @@ def main() -> None:
         raise ConfigError(f"{options.run} is no run of an unpaired method with --holdout.")
     if options.data is not None:
         config = dataclasses.replace(config, data=options.data)
+    if options.size is not None:
+        config = dataclasses.replace(config, size=options.size)
     result = score(config, options.run / options.model, options.targets)
     print(json.dumps(result, indent=1))
     name = options.name or f"{options.run.resolve().name}-{options.model}"
