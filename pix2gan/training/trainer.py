@@ -33,7 +33,7 @@ from pix2gan.training.ema import MovingAverage
 from pix2gan.training.export import export_model
 from pix2gan.training.health import Diverged, OutputWatch, Recovery, check_finite
 from pix2gan.training.held_out import score_held_out
-from pix2gan.training.memory import memory_told
+from pix2gan.training.memory import FreedMemory, memory_told
 from pix2gan.training.methods import Translation, find_method
 from pix2gan.training.metrics import Averages, MetricsLog, read_metrics
 from pix2gan.training.player import Player
@@ -202,6 +202,7 @@ class Trainer:
         saved = self.step if self.step else None
         started = time.monotonic() - self.seconds
         stopped_by = 0
+        memory = FreedMemory()
         while self.step < self.total:
             taken, failure = self.take(batches) if stop.received is None else ([], None)
             stopped_by, failed = self.world.largest(stop.received or 0, int(failure is not None))
@@ -211,6 +212,7 @@ class Trainer:
             if stopped_by:
                 break
             self.train_step(taken)
+            memory.give_back()
             self.step += 1
             self.seconds = time.monotonic() - started
             progress.advance(self.step, self.epoch)
