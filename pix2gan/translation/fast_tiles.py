@@ -1,22 +1,27 @@
 """Tiled translation in one pass: every norm takes the statistics of a sample of the image.
 
-Every tile goes through the whole network at once, with so much of its surroundings as the network
-sees: nothing is kept, and there are no seams.
+With them known the network is a stream of rows (`row_streams`) and nothing is kept. An image that is
+wide is cut into strips, each with so much of its surroundings as the network sees: there are no
+seams, and what is alive depends on the width of a strip and not on the image.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from pix2gan import ops
 from pix2gan.models.layer_graph import IMAGE, Layer, receptive_radius, run_layers
+from pix2gan.translation.planes import Picture
+from pix2gan.translation.row_streams import Statistics, stream
 
-Statistics = Mapping[str, ops.InstanceNormStats]  # by the name of the layer
-
+# A strip is as wide as so many tiles, which makes it about as large as a tile with surroundings.
+TILES_PER_STRIP = 8
+# Rows of the image that layers work on at once: with half of them a tenth is computed twice.
+BAND = 128
 # A sample of an image: this many windows of this side, as far as there are so many. A quarter of
 # the side all around serves the middle as surroundings and is not counted itself.
 SAMPLE_WINDOWS = 8
@@ -24,44 +29,45 @@ SAMPLE_SIDE = 1024
 
 
 def translate_fast(
-    layers: Sequence[Layer],
-    read: Callable[[int, int, int, int], Tensor],
-    height: int,
-    width: int,
-    tile: int,
-    multiple: int,
+    layers: Sequence[Layer], image: Picture, tile: int, multiple: int, device: torch.device
 ) -> Iterator[tuple[int, int, Tensor]]:
-    """Translate an image tile by tile, normalised by the statistics of a sample of it.
+    """Translate an image in strips, normalised by the statistics of a sample of it.
 
     Args:
-        layers: Of a generator in evaluation mode, on the device where it is to run.
-        read: ``read(top, bottom, left, right)`` gives that part of the image, [1, C, h, w], on the
-            generator's device.
-        height, width: Of the image, multiples of what the generator takes.
-        tile: Side of the tiles, rounded up to such a multiple; what surrounds them comes on top.
+        layers: Of a generator in evaluation mode on ``device``.
+        image: Height and width are multiples of what the generator takes.
+        tile: Memory is taken as by tiles of this side with their surroundings.
         multiple: What the generator takes multiples of.
+        device: Where the layers run.
 
     Yields:
-        (top, left, output [1, C, h, w]), row by row.
+        (top, left, output [1, C, h, w]), strip by strip, each from the top to the bottom.
     """
-    windows = sample(read, height, width, multiple)
+    windows = sample(image, multiple).to(device)
     margin = windows.shape[2] // 4 if len(windows) > 1 else 0
     statistics = gather_statistics(layers, windows, margin)
     del windows
-    tile = max(1, math.ceil(tile / multiple)) * multiple
+    yield from translate_strips(layers, image, statistics, tile, multiple, device)
+
+
+def translate_strips(
+    layers: Sequence[Layer],
+    image: Picture,
+    statistics: Statistics,
+    tile: int,
+    multiple: int,
+    device: torch.device,
+) -> Iterator[tuple[int, int, Tensor]]:
+    """As ``translate_fast``, every norm having the given statistics."""
+    strip = math.ceil(TILES_PER_STRIP * tile / multiple) * multiple
     margin = math.ceil(receptive_radius(layers)[IMAGE] / multiple) * multiple
-    for top in range(0, height, tile):
-        for left in range(0, width, tile):
-            bottom, right = min(top + tile, height), min(left + tile, width)
-            upper, start = max(0, top - margin), max(0, left - margin)
-            x = read(upper, min(bottom + margin, height), start, min(right + margin, width))
-            y = translate_tile(layers, x, statistics)
-            yield top, left, y[:, :, top - upper : bottom - upper, left - start : right - start]
-
-
-def translate_tile(layers: Sequence[Layer], x: Tensor, statistics: Statistics) -> Tensor:
-    """A generator's output for [N, C, H, W], every norm having the given statistics."""
-    return run_layers(layers, x, lambda layer, _: statistics[layer.name])
+    for left in range(0, image.width, strip):
+        right = min(left + strip, image.width)
+        start, stop = max(0, left - margin), min(right + margin, image.width)
+        made = stream(layers, image.columns(start, stop), statistics, BAND, device)
+        for top in range(0, image.height, BAND):
+            rows = made.read(top, min(top + BAND, image.height))
+            yield top, left, rows[:, :, :, left - start : right - start]
 
 
 def gather_statistics(layers: Sequence[Layer], windows: Tensor, margin: int = 0) -> Statistics:
@@ -87,19 +93,19 @@ def gather_statistics(layers: Sequence[Layer], windows: Tensor, margin: int = 0)
     return found
 
 
-def sample(
-    read: Callable[[int, int, int, int], Tensor], height: int, width: int, multiple: int
-) -> Tensor:
+def sample(image: Picture, multiple: int) -> Tensor:
     """Windows [K, C, h, w] of an image, evenly spread over it."""
     side = math.ceil(SAMPLE_SIDE / multiple) * multiple
-    h, w = min(side, height), min(side, width)
-    across = min(max(1, round(math.sqrt(SAMPLE_WINDOWS * width / height))), width // w)
-    down = min(max(1, SAMPLE_WINDOWS // across), height // h)
+    h, w = min(side, image.height), min(side, image.width)
+    across = min(
+        max(1, round(math.sqrt(SAMPLE_WINDOWS * image.width / image.height))), image.width // w
+    )
+    down = min(max(1, SAMPLE_WINDOWS // across), image.height // h)
     return torch.cat(
         [
-            read(top, top + h, left, left + w)
-            for top in _spread(height - h, down)
-            for left in _spread(width - w, across)
+            image.columns(left, left + w).read(top, top + h)
+            for top in _spread(image.height - h, down)
+            for left in _spread(image.width - w, across)
         ]
     )
 

@@ -36,6 +36,13 @@ class Rows(Protocol):
         """[1, C, last - first, W], channels-last."""
 
 
+class Picture(Rows, Protocol):
+    """Rows of which a part of the columns can be read alone."""
+
+    def columns(self, left: int, right: int) -> Rows:
+        """The image [1, C, H, right - left]."""
+
+
 class Plane:
     """An image that is written and read by rows; large ones lie in a scratch file, which has no
     name and is gone when nobody reads it any longer."""
@@ -91,6 +98,9 @@ class Image:
 
     def read(self, first: int, last: int) -> Tensor:
         return self.x[:, :, first:last]
+
+    def columns(self, left: int, right: int) -> Image:
+        return Image(self.x[:, :, :, left:right])
 
 
 class Normalised:

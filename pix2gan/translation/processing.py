@@ -94,30 +94,33 @@ class Processing:
         image = self._checked(image, name)
         size = (image.shape[0], image.shape[1])
         dtype = image.dtype.name
-        if self.input_range is not None:
-            image = scale_range(image, self.input_range)
-        colours, alpha = self._split_alpha(image, name)
-        values = colours.astype(np.float32) / _FULL_SCALE[image.dtype.name]
-        if alpha is not None:
-            opacity = alpha.astype(np.float32) / _FULL_SCALE[image.dtype.name]
-            values = values * opacity + (1.0 - opacity)
-        values = self._to_channels(values, name)
+        values, alpha = self._values(image, name)
         resize = resize or self.resize_mode
         scaled, canvas = self._sizes(size, resize)
         values = _resize(values, scaled)
         origin = ((canvas[0] - scaled[0]) // 2, (canvas[1] - scaled[1]) // 2)
         as_in_training = resize == "fit" and self.fit == "pad"
         values = self._pad(values, canvas, origin, as_in_training)
-        values = values * np.float32(self.high - self.low) + np.float32(self.low)
         return Prepared(
-            values=np.ascontiguousarray(values.transpose(2, 0, 1)),
+            values=self._to_network(values),
             name=name,
             size=size,
             scaled=scaled,
             origin=origin,
             dtype=dtype,
-            alpha=None if self.sketch or self.output_range is not None else alpha,
+            alpha=alpha,
         )
+
+    def prepare_part(self, image: Array, name: str) -> tuple[FloatArray, Array | None]:
+        """Make the network's input of a part of an image, at its own resolution and without margin.
+
+        Args and Raises: as of `prepare`.
+
+        Returns:
+            float32 [C, h, w] in the model's value range, and the alpha channel as in `Prepared`.
+        """
+        values, alpha = self._values(self._checked(image, name), name)
+        return self._to_network(values), alpha
 
     def finish(self, result: FloatArray, prepared: Prepared, dtype: str | None = None) -> Array:
         """Make an image of the network's output.
@@ -136,21 +139,61 @@ class Processing:
             BadImageError: If the network's output is not finite.
         """
         (top, left), (height, width) = prepared.origin, prepared.scaled
-        image = result[:, top : top + height, left : left + width].transpose(1, 2, 0)
-        if not np.isfinite(image).all():
-            raise BadImageError(
-                prepared.name,
-                "the network's output for it is not finite; translate it in float32, and if that "
-                "does not help, the model is damaged",
-            )
-        image = (image - np.float32(self.low)) / np.float32(self.high - self.low)
+        image = self._from_network(
+            result[:, top : top + height, left : left + width], prepared.name
+        )
         image = np.clip(_resize(image, prepared.size), 0.0, 1.0)
         if self.output_range is not None and dtype in (None, "float32"):
             return restore_range(image, self.output_range)
-        dtype = dtype or prepared.dtype
+        return self._in_depth(image, prepared.alpha, dtype or prepared.dtype)
+
+    def finish_part(self, result: FloatArray, alpha: Array | None, name: str, dtype: str) -> Array:
+        """Make a part of an image of the network's output for it, float32 [C, h, w].
+
+        Args:
+            alpha: As `prepare_part` gives it.
+            name: The image as the user knows it.
+            dtype: As of `finish`.
+
+        Returns: as `finish`.
+        """
+        image = np.clip(self._from_network(result, name), 0.0, 1.0)
+        if self.output_range is not None and dtype == "float32":
+            return restore_range(image, self.output_range)
+        return self._in_depth(image, alpha, dtype)
+
+    def _values(self, image: Array, name: str) -> tuple[FloatArray, Array | None]:
+        """[H, W, the network's channels] in [0, 1], and the alpha channel that is put back."""
+        if self.input_range is not None:
+            image = scale_range(image, self.input_range)
+        colours, alpha = self._split_alpha(image, name)
+        values = colours.astype(np.float32) / _FULL_SCALE[image.dtype.name]
+        if alpha is not None:
+            opacity = alpha.astype(np.float32) / _FULL_SCALE[image.dtype.name]
+            values = values * opacity + (1.0 - opacity)
+        dropped = self.sketch or self.output_range is not None
+        return self._to_channels(values, name), None if dropped else alpha
+
+    def _to_network(self, values: FloatArray) -> FloatArray:
+        """[H, W, C] in [0, 1] -> [C, H, W] in the model's value range."""
+        values = values * np.float32(self.high - self.low) + np.float32(self.low)
+        return np.ascontiguousarray(values.transpose(2, 0, 1))
+
+    def _from_network(self, result: FloatArray, name: str) -> FloatArray:
+        """[C, H, W] in the model's value range -> [H, W, C] around [0, 1]."""
+        if not np.isfinite(result).all():
+            raise BadImageError(
+                name,
+                "the network's output for it is not finite; translate it in float32, and if that "
+                "does not help, the model is damaged",
+            )
+        image = result.transpose(1, 2, 0)
+        return (image - np.float32(self.low)) / np.float32(self.high - self.low)
+
+    def _in_depth(self, image: FloatArray, alpha: Array | None, dtype: str) -> Array:
+        """[H, W, C] in [0, 1] in a depth, with the alpha channel that is put back."""
         image = _quantize(image, dtype)
-        if prepared.alpha is not None and image.shape[2] in (1, 3):
-            alpha = prepared.alpha
+        if alpha is not None and image.shape[2] in (1, 3):
             if alpha.dtype != dtype:
                 alpha = _quantize(alpha.astype(np.float32) / _FULL_SCALE[alpha.dtype.name], dtype)
             image = np.concatenate([image, alpha], axis=2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import IO, TYPE_CHECKING, Any, cast
 
@@ -25,6 +25,7 @@ from pix2gan.translation.exact_tiles import translate_exactly
 from pix2gan.translation.fast_tiles import translate_fast
 from pix2gan.translation.inputs import ImageLike, read_image
 from pix2gan.translation.planes import Image as RowsOf
+from pix2gan.translation.planes import Picture
 from pix2gan.translation.processing import Array, FloatArray, Prepared, Processing
 from pix2gan.translation.tiling import AUTO_TILE, SMALLEST_TILE, Tiling, can_tile
 
@@ -264,30 +265,48 @@ class Translator:
     def _run_tiled(
         self, item: Prepared, tile: int, statistics: str, seed: int | None = None
     ) -> FloatArray:
-        """One image in tiles; see `pix2gan.translation.tiling`."""
+        """One image in tiles."""
+        out = np.empty((self.config.out_channels, *item.values.shape[1:]), np.float32)
+
+        def write(top: int, left: int, part: FloatArray) -> None:
+            out[:, top : top + part.shape[1], left : left + part.shape[2]] = part
+
+        self.run_in_parts(
+            RowsOf(torch.from_numpy(item.values)[None]), write, tile, statistics, seed
+        )
+        return out
+
+    def run_in_parts(
+        self,
+        image: Picture,
+        write: Callable[[int, int, FloatArray], None],
+        tile: int,
+        statistics: str,
+        seed: int | None = None,
+    ) -> None:
+        """Put an image that is read in parts through the network, in tiles.
+
+        Args:
+            image: In the model's value range, its height and width as the network needs them.
+            write: Takes the first row, the first column and the values [C, h, w] of each part of
+                the output.
+            tile, statistics: See `pix2gan.translation.tiling`.
+            seed: The style.
+        """
         generator = cast(Generator, self.generator)
-        _, height, width = item.values.shape
-        values = torch.from_numpy(item.values)[None]
-        out = np.empty((generator.out_channels, height, width), np.float32)
         with torch.inference_mode(), self._precision():
             layers = self._layers(seed)
-            if statistics == "exact":
-                dtype = torch.bfloat16 if self.dtype == "bfloat16" else torch.float32
-                rows = translate_exactly(layers, RowsOf(values), tile, self.device, dtype)
-                for top in range(0, height, tile):
-                    bottom = min(top + tile, height)
-                    out[:, top:bottom] = rows.read(top, bottom)[0].float().numpy()
-                return out
-
-            def read(top: int, bottom: int, left: int, right: int) -> Tensor:
-                part = values[:, :, top:bottom, left:right].to(self.device)
-                return part.contiguous(memory_format=torch.channels_last)
-
-            multiple = generator.multiple
-            for top, left, part in translate_fast(layers, read, height, width, tile, multiple):
-                made = part[0].float().cpu().numpy()
-                out[:, top : top + made.shape[1], left : left + made.shape[2]] = made
-        return out
+            if statistics == "fast":
+                multiple = generator.multiple
+                for top, left, part in translate_fast(layers, image, tile, multiple, self.device):
+                    write(top, left, part[0].float().cpu().numpy())
+                return
+            dtype = torch.bfloat16 if self.dtype == "bfloat16" else torch.float32
+            rows = translate_exactly(layers, image, tile, self.device, dtype)
+            step = max(1, tile * tile // image.width)
+            for top in range(0, image.height, step):
+                part = rows.read(top, min(top + step, image.height))
+                write(top, 0, part[0].float().cpu().numpy())
 
     def _layers(self, seed: int | None) -> list[Layer]:
         """What the generator does, layer by layer, in the style of `seed`."""

@@ -10,8 +10,16 @@ from torch import nn
 from pix2gan.checkpoints import ModelConfig
 from pix2gan.errors import BadImageError, ConfigError
 from pix2gan.models import create_generator, list_models
-from pix2gan.models.layer_graph import IMAGE, receptive_radius
-from pix2gan.translation import Translator, exact_tiles, fast_tiles, memory, planes, tiling
+from pix2gan.models.layer_graph import IMAGE, receptive_radius, run_layers
+from pix2gan.translation import (
+    Translator,
+    exact_tiles,
+    fast_tiles,
+    memory,
+    planes,
+    row_streams,
+    tiling,
+)
 
 KINDS = {
     "unet": {"name": "unet256", "width": 4, "num_downs": 4},
@@ -121,25 +129,56 @@ def test_given_statistics_of_the_image_itself_fast_is_exact(generator):
     layers = generator.layer_graph()
     statistics = fast_tiles.gather_statistics(layers, x)
     torch.testing.assert_close(
-        fast_tiles.translate_tile(layers, x, statistics), generator(x), rtol=1e-5, atol=1e-5
+        with_statistics(layers, x, statistics), generator(x), rtol=1e-5, atol=1e-5
     )
 
 
-def test_fast_has_no_seams(generator, monkeypatch):
-    """Whatever the statistics: tiles equal the whole image normalised by them."""
+def with_statistics(layers, x, statistics):
+    return run_layers(layers, x, lambda layer, _: statistics[layer.name])
+
+
+@pytest.mark.parametrize("band", [8, 48])
+def test_fast_has_no_seams(generator, band, monkeypatch):
+    """Whatever the statistics: strips equal the whole image normalised by them."""
     monkeypatch.setattr(fast_tiles, "SAMPLE_SIDE", 32)
+    monkeypatch.setattr(fast_tiles, "TILES_PER_STRIP", 1)
+    monkeypatch.setattr(fast_tiles, "BAND", band)
     x = torch.rand(1, 3, 192, 256) * 2 - 1
+    image, cpu = planes.Image(x), torch.device("cpu")
     layers, multiple = generator.layer_graph(), generator.multiple
-    read = lambda top, bottom, left, right: x[:, :, top:bottom, left:right]  # noqa: E731
-    windows = fast_tiles.sample(read, 192, 256, multiple)
+    windows = fast_tiles.sample(image, multiple)
     margin = windows.shape[2] // 4
     assert 1 < len(windows) <= 16
     statistics = fast_tiles.gather_statistics(layers, windows, margin)
-    whole = fast_tiles.translate_tile(layers, x, statistics)
+    whole = with_statistics(layers, x, statistics)
     result = torch.full_like(whole, float("nan"))
-    for top, left, part in fast_tiles.translate_fast(layers, read, 192, 256, 104, multiple):
+    for top, left, part in fast_tiles.translate_fast(layers, image, 104, multiple, cpu):
         result[:, :, top : top + part.shape[2], left : left + part.shape[3]] = part
     torch.testing.assert_close(result, whole, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["unet", "resnet, blur", "enhancers", "modulated unet"])
+def test_what_a_stream_keeps_does_not_grow_with_the_image(kind, monkeypatch):
+    generator = make(kind)
+    layers = generator.layer_graph()
+    most = []
+    rows = row_streams._Streamed.rows
+
+    def counting(self, first, last):
+        made = rows(self, first, last)
+        most[-1] = max(most[-1], sum(x.numel() for _, x in self.kept))
+        return made
+
+    monkeypatch.setattr(row_streams._Streamed, "rows", counting)
+    statistics = fast_tiles.gather_statistics(layers, torch.rand(1, 3, 64, 64) * 2 - 1)
+    for height in (320, 1280):
+        most.append(0)
+        image = planes.Image(torch.rand(1, 3, height, 32) * 2 - 1)
+        # as many rows of the image at once in both
+        made = row_streams.stream(layers, image, statistics, 16, torch.device("cpu"))
+        for top in range(0, height, 16):
+            assert made.read(top, top + 16).shape == (1, 3, 16, 32)
+    assert most[1] <= most[0]
 
 
 def test_the_receptive_radius_is_wide_enough_and_not_much_wider(generator):
@@ -148,7 +187,7 @@ def test_the_receptive_radius_is_wide_enough_and_not_much_wider(generator):
     centre = (radius // multiple + 1) * multiple
     x = torch.rand(1, 3, 32, 2 * centre + multiple, requires_grad=True)
     statistics = fast_tiles.gather_statistics(layers, x.detach())
-    y = fast_tiles.translate_tile(layers, x, statistics)[..., centre : centre + multiple].sum()
+    y = with_statistics(layers, x, statistics)[..., centre : centre + multiple].sum()
     (gradient,) = torch.autograd.grad(y, x)
     columns = gradient[0].abs().sum((0, 1)).nonzero().flatten()
     furthest = max(centre - int(columns.min()), int(columns.max()) - (centre + multiple - 1))
