@@ -1,8 +1,8 @@
 """Tiled translation in one pass: every norm takes the statistics of a sample of the image.
 
-With them known the network is a stream of rows (`row_streams`) and nothing is kept. An image that is
-wide is cut into strips, each with so much of its surroundings as the network sees: there are no
-seams, and what is alive depends on the width of a strip and not on the image.
+With them known the network is a stream of rows (`row_streams`) and nothing is kept. A wide image is
+cut into strips, each with so much of its surroundings as the network sees: there are no seams, and
+what is alive depends on the width of a strip and not on the image.
 """
 
 from __future__ import annotations
