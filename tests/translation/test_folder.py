@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import signal
-import subprocess
-import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +13,7 @@ import torch
 from PIL import Image, ImageCms
 from torch import Tensor
 
-from pix2gan.checkpoints import save_model
-from pix2gan.data.image_io import open_image, open_image_with_info, save_image
+from pix2gan.data.image_io import open_image, open_image_with_info, save_image, to_rgb
 from pix2gan.errors import ConfigError, DataError, Pix2ganError
 from pix2gan.translation import (
     Translator,
@@ -155,89 +150,6 @@ def test_single_outputs_are_made_again_to_the_byte(
         report = translate(unet, photos, out)
         assert (report.done, report.skipped) == (5, 25)
         assert tree(out) == expected
-
-
-KILLED_RUN = """
-import os, signal, sys, threading
-from pathlib import Path
-from pix2gan.translation import Translator, translate_folder
-
-model, source, out, survives = sys.argv[1:]
-replaced, replace = 0, os.replace
-one_at_a_time = threading.Lock()  # several threads write; the others' renames have to be over
-
-def deadly(temporary, target):
-    global replaced
-    with one_at_a_time:
-        replaced += 1
-        if replaced > int(survives):
-            os.kill(os.getpid(), signal.SIGKILL)
-        replace(temporary, target)
-
-os.replace = deadly
-translate_folder(Translator.from_pretrained(model, device="cpu"), source, out, progress=False)
-"""
-
-
-def run_and_kill(model: Path, source: Path, out: Path, survives: int) -> int:
-    command = [sys.executable, "-c", KILLED_RUN, model, source, out, str(survives)]
-    return subprocess.run([str(word) for word in command], check=False).returncode
-
-
-@pytest.mark.timeout(600)  # a fresh process imports torch, which takes long on a busy machine
-@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
-def test_killed_for_good_and_run_again(unet: Translator, photos: Path, tmp_path: Path) -> None:
-    model = save_model(tmp_path / "model", unet.generator, unet.config)
-    translate(unet, photos, tmp_path / "undisturbed")
-    expected = tree(tmp_path / "undisturbed")
-    out = tmp_path / "out"
-    assert run_and_kill(model, photos, out, survives=7) == -signal.SIGKILL
-    killed = tree(out)
-    whole = {name: data for name, data in killed.items() if not name.split("/")[-1].startswith(".")}
-    assert len(whole) == 7
-    assert len(killed) > 7  # the temporary file of the one that was being renamed
-    assert all(expected[name] == data for name, data in whole.items())
-    report = translate(unet, photos, out)
-    assert (report.done, report.skipped) == (23, 7)
-    assert tree(out) == expected
-
-
-def fork_and_kill(unet: Translator, source: Path, out: Path, survives: int) -> int:
-    """As `run_and_kill` without the seconds that importing torch takes: the child is a copy."""
-    child = os.fork()
-    if child == 0:
-        torch.set_num_threads(1)  # OpenMP's threads did not come along
-        replace, replaced, one_at_a_time = os.replace, 0, threading.Lock()
-
-        def deadly(temporary: Any, target: Any) -> None:
-            nonlocal replaced
-            with one_at_a_time:
-                replaced += 1
-                if replaced > survives:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                replace(temporary, target)
-
-        os.replace = deadly
-        try:
-            translate(unet, source, out)
-        finally:
-            os._exit(1)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-@pytest.mark.stress
-@pytest.mark.timeout(900)
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
-def test_killed_fifty_times(unet: Translator, tmp_path: Path) -> None:
-    source, out = tmp_path / "in", tmp_path / "out"
-    for i in range(300):
-        write(source / f"{i % 50}" / f"{i}.png", 16 + i % 3, 16, seed=i)
-    translate(unet, source, tmp_path / "undisturbed")
-    for survives in range(50):
-        assert fork_and_kill(unet, source, out, survives % 11) == -signal.SIGKILL
-    assert 200 < len(list(out.rglob("[0-9]*.png"))) < 300
-    assert translate(unet, source, out).exit_code == 0
-    assert tree(out) == tree(tmp_path / "undisturbed")
 
 
 def test_temporary_files_of_others_are_left_alone(mirror: Translator, tmp_path: Path) -> None:
@@ -446,15 +358,112 @@ def test_depth_alpha_profile_and_resolution(mirror: Translator, tmp_path: Path) 
     assert np.array_equal(open_image(tmp_path / "tiffs" / "deep.tif"), deep)
 
 
-def test_orientation_is_applied_once(mirror: Translator, tmp_path: Path) -> None:
-    path = write(tmp_path / "in" / "a.jpg", 8, 16)
-    exif = Image.Exif()
-    exif[274] = 6
-    with Image.open(path) as image:
-        image.save(path, exif=exif)
-    translate(mirror, tmp_path / "in", tmp_path / "out")
-    _, info = open_image_with_info(tmp_path / "out" / "a.jpg")
-    assert (info.width, info.height, info.orientation) == (8, 16, 1)
+def test_profile_and_resolution_survive_in_every_format(mirror: Translator, tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    rng = np.random.default_rng(0)
+    for depth, dtype in {"": np.uint8, "deep ": np.uint16}.items():
+        pixels = rng.integers(0, np.iinfo(dtype).max + 1, (9, 10, 3), dtype)
+        for end in ("png", "tif") if depth else ("png", "tif", "jpg", "webp"):
+            path = source / f"{depth}{end}.{end}"
+            save_image(path, pixels, icc_profile=profile, dpi=(300, 150))
+    for format in (None, "png", "tiff"):
+        report = translate(mirror, source, out / str(format), format=format)
+        assert report.done == 6
+        for image in report.images:
+            original = open_image(image.source)
+            made, info = open_image_with_info(image.target)
+            assert info.icc_profile == profile
+            if ".webp" not in (image.source.suffix, image.target.suffix):  # has no place for it
+                assert info.dpi == pytest.approx((300, 150), rel=1e-3)
+            assert made.dtype == original.dtype
+            if image.target.suffix in (".png", ".tif"):
+                assert np.array_equal(made, original)
+
+
+ORIENTATIONS = [None, *range(1, 9)]
+
+
+def test_every_orientation_in_four_formats_is_applied_once(
+    mirror: Translator, tmp_path: Path
+) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    # a corner of its own colour each: dark, light, red, blue
+    corners = np.array([[[0] * 3, [255] * 3], [[255, 0, 0], [0, 0, 255]]], np.uint8)
+    pixels = corners.repeat(16, axis=0).repeat(24, axis=1)
+    turned = {
+        None: pixels,
+        1: pixels,
+        2: np.fliplr(pixels),
+        3: np.rot90(pixels, 2),
+        4: np.flipud(pixels),
+        5: np.swapaxes(pixels, 0, 1),
+        6: np.rot90(pixels, -1),
+        7: np.rot90(np.swapaxes(pixels, 0, 1), 2),
+        8: np.rot90(pixels),
+    }
+    for suffix in ("png", "jpg", "webp", "tif"):
+        for orientation in ORIENTATIONS:
+            exif = Image.Exif()
+            if orientation is not None:
+                exif[274] = orientation
+            options = {"quality": 95} if suffix in ("jpg", "webp") else {}
+            name = source / f"{orientation} {suffix}.{suffix}"
+            Image.fromarray(pixels).save(name, exif=exif, **options)
+    report = translate(mirror, source, out)
+    assert report.done == 4 * len(ORIENTATIONS)
+    for image in report.images:
+        stem = image.source.stem.split()[0]
+        expected = turned[None if stem == "None" else int(stem)]
+        made, info = open_image_with_info(image.target)
+        assert info.orientation == 1
+        assert made.shape == expected.shape
+        for row in (4, -5):
+            for column in (4, -5):
+                difference = made[row, column].astype(int) - expected[row, column]
+                assert np.abs(difference).max() < 40, (image.source, row, column)
+
+
+# Every mode of Pillow that a file can have, and in which format; test_translator has the others.
+MODES = {
+    "1": "png", "L": "png", "LA": "png", "P": "png", "RGB": "png", "RGBA": "png", "I;16": "png",
+    "I": "tif", "F": "tif", "CMYK": "tif", "YCbCr": "jpg", "LAB": "tif", "RGBX": "tif",
+    "PA": "tif", "I;16B": "tif",
+}  # fmt: skip
+
+
+def test_every_mode_of_pillow_is_translated(mirror: Translator, tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    grey = Image.linear_gradient("L").resize((24, 20))
+    colour = Image.merge("RGB", [grey, grey.rotate(180), grey])
+    deep = np.asarray(grey).astype(np.uint16) * 257
+    for mode, suffix in MODES.items():
+        if mode.startswith("I;16"):
+            image = Image.fromarray(deep.astype(">u2" if mode.endswith("B") else "<u2"))
+        elif mode == "I":
+            image = Image.fromarray(deep.astype(np.int32))
+        elif mode == "F":
+            image = Image.fromarray((deep / 65535).astype(np.float32))
+        elif mode == "LAB":
+            image = Image.merge("LAB", [grey, grey, grey])
+        elif mode == "PA":
+            image = colour.convert("P").convert("PA")
+        else:
+            image = colour.convert(mode)
+        image.save(source / f"{mode.replace(';', ' ')}.{suffix}")
+    report = translate(mirror, source, tmp_path / "out")
+    assert (report.done, report.failed) == (len(MODES), [])
+    for image in report.images:
+        made, original = open_image(image.target), open_image(image.source)
+        assert made.shape[:2] == (20, 24)
+        assert made.dtype == (np.uint8 if original.dtype == np.uint8 else np.uint16)
+        if original.dtype != np.float32:
+            as_rgb = to_rgb(original).astype(int)
+            difference = np.abs(to_rgb(made).astype(int) - as_rgb)
+            assert np.median(difference) <= (8 if image.source.suffix == ".jpg" else 0)
 
 
 def test_drawings_become_opaque_photos(make_mirror: MakeMirror, tmp_path: Path) -> None:
