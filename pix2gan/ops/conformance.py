@@ -4,16 +4,22 @@ Each primitive runs on every case of ``pix2gan.ops.cases``, in every dtype and m
 compared with the reference backend in float64:
 
 - float32 (and what is float32 in a half-precision call, as statistics) within the defaults of
-  ``torch.testing`` or twice the float32 reference's own largest error, whichever is larger;
+  ``torch.testing`` or twice the float32 reference's own largest error, whichever is larger, with
+  tf32 switched off;
 - float16 and bfloat16 within twice the largest error of the reference in the same precision;
 - float64, where a backend has it, within the defaults of ``torch.testing``.
 
 The outputs lie between sentinels, which must survive, aligned and unaligned, and are poisoned
 before: two runs over two poisons must agree bit for bit, so that nothing is left unwritten, nothing
 is read from an output before it is written, and nothing depends on the order of threads. Inputs
-must come out as they went in. Then the public ops run forward, backward and twice backward; their
-derivatives may also be off by 8 units in the last place of the largest element (float32: 32), y by
-one.
+must come out as they went in.
+
+Then the public ops run forward, backward and twice backward, against the same bars, except that an
+op is composed of several primitives with a rounded result each. Which way these are rounded is
+luck, a small tensor may have much of it, and where terms cancel (the two ways in which a
+demodulated convolution depends on its styles) nothing but roundings is left. So the reference's own
+error is the largest of ``ROUNDINGS`` runs in which each result of a primitive is off by up to one
+unit in the last place, at random (Monte Carlo arithmetic: Parker, UCLA CSD-970002, 1997).
 """
 
 from __future__ import annotations
@@ -21,11 +27,13 @@ from __future__ import annotations
 import math
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import pix2gan.ops as public
 from pix2gan.errors import BackendError
@@ -44,6 +52,10 @@ SUBJECTS = (
     "op modulated_conv2d",
 )
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+# A result that is rounded to nearest is off by 0.29 units in the root mean square, one that is
+# rounded at random, too, by 0.65: twice the largest of eight such errors covers three deviations of
+# the former with a probability above 99 %.
+ROUNDINGS = 8
 
 Status = Literal["passed", "failed", "unsupported"]
 
@@ -111,14 +123,29 @@ def check(
         )
         calls += [(dtype, sample) for dtype in dtypes for sample in samples]
     results: list[Result] = []
-    for done, (dtype, sample) in enumerate(calls):
-        progress(done, len(calls))
-        if isinstance(sample, Case):
-            results.extend(_check_primitive(backend, module, sample, dtype, device))
-        else:
-            results.extend(_check_op(backend, sample, dtype, device))
+    with _without_tf32():
+        for done, (dtype, sample) in enumerate(calls):
+            progress(done, len(calls))
+            if isinstance(sample, Case):
+                results.extend(_check_primitive(backend, module, sample, dtype, device))
+            else:
+                results.extend(_check_op(backend, sample, dtype, device))
     progress(len(calls), len(calls))
     return results
+
+
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    """The bars of float32 are for float32: PyTorch lets convolutions use tf32 by default."""
+    settings: list[Any] = [torch.backends.cudnn.conv, torch.backends.cuda.matmul]  # type: ignore[attr-defined]
+    before = [setting.fp32_precision for setting in settings]
+    try:
+        for setting in settings:
+            setting.fp32_precision = "ieee"
+        yield
+    finally:
+        for setting, precision in zip(settings, before, strict=True):
+            setting.fp32_precision = precision
 
 
 # --------------------------------------------------------------------------------------- primitives
@@ -224,6 +251,10 @@ class _Guarded:
         touched = sum(int((m != self.sentinel).sum()) for m in margins)
         if touched:
             raise _Wrong(f"{name}: {touched} elements outside of it have been written")
+
+
+def _within(out: Tensor, exact: Tensor, allowed: Tensor) -> bool:
+    return bool(((out.cpu().double() - exact).abs() <= allowed).all())
 
 
 def _compare(out: Tensor, exact: Tensor, allowed: Tensor, name: str) -> None:
@@ -351,14 +382,6 @@ def _check_op(
             exact = _derivatives(case, {name: t.double() for name, t in tensors.items()})
             same = _derivatives(case, tensors)
         allowed = [_tolerance(*pair) for pair in zip(same, exact, strict=True)]
-        for index in range(len(allowed)):
-            # Derivatives pass through several rounded results, as y does of an op that is composed:
-            # which way they are rounded is luck, and a small tensor may have much of it. Where a
-            # derivative cancels to nothing, what cancels had elements of the order of 1.
-            slack = 1 if index == 0 else 32 if dtype == torch.float32 else 8
-            largest = float(exact[index].abs().max()) if exact[index].numel() else 0.0
-            largest = largest if index == 0 else max(largest, 0.01)
-            allowed[index] = allowed[index].clamp(min=slack * torch.finfo(dtype).eps * largest)
         placed = {name: t.to(device) for name, t in tensors.items()}
         status: Status = "passed"
         message = ""
@@ -371,6 +394,8 @@ def _check_op(
             y = outs[0]
             if not y.is_contiguous(memory_format=memory_format(placed["x"])):
                 raise _Wrong(f"the output has the strides {y.stride()} for x in {layout}")
+            if not all(map(_within, outs, exact, allowed)):  # seldom: other roundings take longer
+                allowed = _with_other_roundings(case, tensors, exact, allowed)
             for index, (out, want, tolerance) in enumerate(zip(outs, exact, allowed, strict=True)):
                 name = "y" if index == 0 else f"derivative {index}"
                 if out.dtype != same[index].dtype:
@@ -381,6 +406,41 @@ def _check_op(
         except Exception:
             status, message = "failed", traceback.format_exc(limit=-3).strip()
         yield Result(f"op {case.op}", case.label, dtype, layout, status, message)
+
+
+class _Rounding(TorchDispatchMode):
+    """Within it each result of a primitive is off by up to a unit in the last place, at random."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        outs = func(*args, **(kwargs or {}))
+        if func.name().startswith("pix2gan::"):
+            for out in outs if isinstance(outs, tuple) else (outs,):
+                noise = torch.rand(out.shape, generator=self.generator, dtype=torch.float64)
+                factor = 1 + (2 * noise - 1) * torch.finfo(out.dtype).eps
+                out.copy_(out.double() * factor)
+        return outs
+
+
+def _with_other_roundings(
+    case: OpCase, tensors: dict[str, Tensor], exact: list[Tensor], allowed: list[Tensor]
+) -> list[Tensor]:
+    """``allowed``, and what the reference's errors in runs with other roundings allow."""
+    for seed in range(ROUNDINGS):
+        with public.use_backend(dispatch.LAST_RESORT), _Rounding(seed):
+            same = _derivatives(case, tensors)
+        found = [_tolerance(*pair) for pair in zip(same, exact, strict=True)]
+        allowed = [torch.maximum(*pair) for pair in zip(allowed, found, strict=True)]
+    return allowed
 
 
 def _derivatives(case: OpCase, tensors: dict[str, Tensor]) -> list[Tensor]:

@@ -14,7 +14,7 @@ from pix2gan.errors import BackendError
 from pix2gan.ops import conformance, dispatch
 from pix2gan.ops.cases import DATA_ARGUMENTS, bad_calls, cases, op_cases
 from tests.ops.conftest import imitation
-from tests.ops.mutants import MUTANTS, anywhere
+from tests.ops.mutants import MUTANTS, anywhere, outputs_of
 
 REFERENCE = dispatch.load_backend("reference")
 
@@ -66,18 +66,73 @@ def test_every_primitive_has_its_mutants():
     assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS) >= 50
 
 
-def test_wrong_gradients_of_whole_ops(register):
-    def mutant(*args):
-        REFERENCE.instance_norm_act_grad(*args)
-        args[-3].mul_(1.01)
+# Every primitive that an op comes to, also by its derivatives.
+PARTS = {
+    "op bias_act": ("bias_act", "bias_act_grad", "bias_act_grad2"),
+    "op upfirdn2d": ("upfirdn2d",),
+    "op instance_norm_act": ("instance_norm_act", "instance_norm_act_grad"),
+    "op modulated_conv2d": ("scaled_conv2d", "scaled_conv2d_wgrad", "upfirdn2d", "bias_act_grad"),
+}
 
-    register("mutant", imitation(instance_norm_act_grad=mutant))
-    results = conformance.check(
-        "mutant", dtypes=(torch.float32,), subjects=["op instance_norm_act"]
-    )
+
+@pytest.fixture
+def few(monkeypatch):
+    """Every fifth case of an op."""
+    monkeypatch.setattr(conformance, "op_cases", lambda op: op_cases(op)[4::5])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "factor"), [(torch.float32, 1.0001), (torch.float16, 1.01), (torch.bfloat16, 1.05)]
+)
+@pytest.mark.parametrize(
+    ("subject", "primitive"), [(op, part) for op, parts in PARTS.items() for part in parts]
+)
+def test_a_wrong_part_of_an_op_fails(register, few, subject, primitive, dtype, factor):
+    """Each factor is a few roundings of its dtype: the bars of an op are no wider than that."""
+
+    def mutant(*args):
+        getattr(REFERENCE, primitive)(*args)
+        args[-outputs_of(primitive)].mul_(factor)
+
+    register("mutant", imitation(**{primitive: mutant}))
+    results = conformance.check("mutant", dtypes=(dtype,), subjects=[subject])
     found = conformance.failures(results)
-    assert {r.subject for r in found} == {"op instance_norm_act"}
-    assert "derivative" in found[0].message
+    assert {r.subject for r in found} == {subject}
+    assert all(re.search("elements are off", r.message) for r in found)
+
+
+@pytest.mark.parametrize("subject", PARTS)
+def test_a_right_backend_that_rounds_otherwise_conforms(register, few, subject):
+    """One that takes the neighbour of the reference's result here and there."""
+
+    def rounded_anew(primitive):
+        def function(*args):
+            getattr(REFERENCE, primitive)(*args)
+            for out in args[-outputs_of(primitive) :]:
+                if out.dtype in (torch.float16, torch.bfloat16):
+                    up = torch.rand(out.shape, generator=generator) < 0.25
+                    out.copy_(torch.where(up, torch.nextafter(out, 2 * out), out))
+
+        return function
+
+    generator = torch.Generator().manual_seed(0)
+    register("rounding", imitation(**{p: rounded_anew(p) for p in PARTS[subject]}))
+    results = conformance.check("rounding", dtypes=(torch.bfloat16,), subjects=[subject])
+    assert conformance.failures(results) == []
+
+
+def test_float32_is_checked_without_tf32(register):
+    seen = set()
+
+    def function(*args):
+        seen.add(torch.backends.cudnn.conv.fp32_precision)
+        REFERENCE.scaled_conv2d(*args)
+
+    register("watching", imitation(scaled_conv2d=function))
+    before = torch.backends.cudnn.conv.fp32_precision
+    conformance.check("watching", dtypes=(torch.float32,), subjects=["scaled_conv2d"])
+    assert seen == {"ieee"}
+    assert torch.backends.cudnn.conv.fp32_precision == before
 
 
 def test_unsupported_is_not_passed(register):

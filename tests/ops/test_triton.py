@@ -120,6 +120,100 @@ def test_split_reductions():
     run("-c", PLANES)
 
 
+STATISTICS = """
+import dataclasses
+import torch
+from pix2gan.ops.backends.triton import instance_norm
+
+plan = instance_norm._layout
+torch.manual_seed(0)
+for memory_format in (torch.contiguous_format, torch.channels_last):
+    x = (torch.randn(2, 4, 8, 8) + 100).contiguous(memory_format=memory_format)
+    variance, mean = torch.var_mean(x.double(), (2, 3), correction=0)
+    for pixels in (1, 4, 16, 64):  # 64 to 1 steps
+        instance_norm._layout = lambda *a: dataclasses.replace(plan(*a), pixels=pixels)
+        found = torch.empty(2, 4), torch.empty(2, 4)
+        instance_norm.instance_norm_stats(x, *found)
+        torch.testing.assert_close(found[0].double(), mean, rtol=1e-7, atol=0)
+        torch.testing.assert_close(found[1].double(), 64 * variance, rtol=8e-7, atol=0)
+"""
+
+
+def test_statistics_far_from_zero_in_many_steps():
+    run("-c", STATISTICS)
+
+
+FAR = """
+import torch
+import pix2gan.ops as ops
+
+P = torch.ops.pix2gan
+ops.use_backend("triton")
+STEP = 2**28
+random = torch.Generator().manual_seed(0)
+
+def new(*shape):
+    return torch.randn(shape, generator=random).bfloat16()
+
+def far(x, memory_format):
+    # on memory of which nothing but the elements is touched, and so exists
+    n, c, h, w = x.shape
+    strides = (c * STEP, STEP, w, 1)
+    if memory_format == torch.channels_last:
+        strides = (h * w * STEP, 1, w * STEP, STEP)
+    reach = 1 + sum((m - 1) * t for m, t in zip(x.shape, strides))
+    assert reach > 2**31
+    return torch.empty(reach, dtype=x.dtype).as_strided(x.shape, strides).copy_(x)
+
+for shape, memory_format in (
+    ((2, 6, 3, 4), torch.contiguous_format), ((1, 3, 3, 4), torch.channels_last)
+):
+    x = new(*shape).contiguous(memory_format=memory_format)
+    n, c, height, width = shape
+    w, dy = new(5, c, 3, 3), new(n, 5, height, width)
+    s, mean, rstd = new(n, c).float(), new(n, c).float(), new(n, c).float().exp()
+    f = ops.setup_filter([1, 3, 3, 1])
+    plain = (None, None, "linear", 0.0, 1.0, -1.0)
+    calls = {
+        "bias_act": lambda x: P.bias_act(x, None, 1, "swish", 0.0, 1.0, -1.0),
+        "bias_act_grad": lambda x: P.bias_act_grad(x, x, None, None, 1, "swish", 0.0, 1.0, -1.0),
+        "filter": lambda x: ops.filter2d(x, f),
+        "filter, any factors": lambda x: ops.upfirdn2d(x, f, up=3, padding=3),
+        "statistics": lambda x: P.instance_norm_stats(x),
+        "norm": lambda x: P.instance_norm_act(
+            x, None, None, "relu", 0.0, x, 1, "reflect", 1e-5, None, None
+        ),
+        "norm, given": lambda x: P.instance_norm_act(
+            x, None, None, "relu", 0.0, x, 1, "zeros", 1e-5, mean, rstd
+        ),
+        "gradient": lambda x: P.instance_norm_act_grad(
+            x, x, None, None, mean, rstd, "relu", 0.0, 0, "zeros", 1e-5, False
+        ),
+        "3x3": lambda x: P.scaled_conv2d(x, w, s, None, 1, 1, False, height, width, *plain),
+        "1x1": lambda x: P.scaled_conv2d(
+            x, w[:, :, :1, :1], s, None, 1, 0, False, height, width, *plain
+        ),
+        "transposed": lambda x: P.scaled_conv2d(
+            x, w.transpose(0, 1), s, None, 2, 0, True, 2 * height + 1, 2 * width + 1, *plain
+        ),
+        "gradient of the weight": lambda x: P.scaled_conv2d_wgrad(
+            x, dy, s, None, 1, 1, False, 3, 3
+        ),
+    }
+    distant = far(x, memory_format)
+    for name, call in calls.items():
+        print(name, flush=True)  # the last one, should it crash
+        want, got = ((t,) if torch.is_tensor(t) else t for t in (call(x), call(distant)))
+        for a, b in zip(want, got):
+            torch.testing.assert_close(b, a, rtol=1e-6, atol=1e-7)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory counts when it is touched")
+def test_inputs_that_reach_past_2_31_elements():
+    run("-c", FAR)
+
+
 # ----------------------------------------------------------------------------------------- compiled
 
 

@@ -28,6 +28,9 @@ except ImportError as error:
 
 DEVICES: tuple[str, ...] = ("cpu",) if INTERPRETED else ("cuda",)
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+# Where lanes count the pixels of a plane, they do so in int32, also those of the output, which may
+# have four times as many.
+LARGEST_PLANE = 2**29
 
 
 def is_available() -> tuple[bool, str]:
@@ -41,5 +44,9 @@ def is_available() -> tuple[bool, str]:
 
 
 def supports(primitive: str, *args: Any) -> bool:
-    """float32, float16 and bfloat16."""
+    """float32, float16 and bfloat16; norms and convolutions of images that int32 can number."""
+    if primitive.startswith(("instance_norm", "scaled_conv2d")):
+        x = args[0]
+        if x.shape[2] * x.shape[3] > LARGEST_PLANE:
+            return False
     return all(a.dtype in DTYPES for a in args if isinstance(a, Tensor))

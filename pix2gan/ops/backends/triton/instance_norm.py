@@ -9,9 +9,9 @@ once more, from registers or the caches, to write. Otherwise ("split") a first k
 statistics of at most CHUNKS pieces of each plane, and every program of the second one merges them,
 always in the same order: results do not differ from run to run.
 
-Statistics are running means and sums of squared deviations in every lane (Welford, 1962), merged
-over lanes and chunks as Chan, Golub and LeVeque (1979) do, so that a mean that is large beside the
-deviation costs no digits.
+Statistics are running means and sums of squared deviations in every lane (Welford, 1962) of what is
+left of x behind an estimate of its mean, merged over lanes and chunks as Chan, Golub and LeVeque
+(1979) do, so that a mean that is large beside the deviation costs no digits.
 
 Padding is fused into the store. Channels-last goes through the padded pixels and looks up where
 each one comes from. In NCHW a padded row starts at any address: its interior is stored from the
@@ -74,20 +74,24 @@ def _chunk_statistics(
     end,
     AXIS: tl.constexpr,  # of the pixels
     PIXELS: tl.constexpr,
-    OTHERS: tl.constexpr,
+    INDEX: tl.constexpr,
 ):
     """(mean, m2) of the pixels [begin, end) of planes or channels."""
     lane = tl.arange(0, PIXELS)
-    if AXIS == 1:
-        mean = tl.zeros([OTHERS, PIXELS], tl.float32)
-    else:
-        mean = tl.zeros([PIXELS, OTHERS], tl.float32)
+    at = tl.expand_dims(begin + lane, 1 - AXIS)
+    mask = inside & (at < end)
+    v = tl.load(x + (offset + at.to(INDEX) * stride), mask, other=0).to(tl.float32)
+    # Running means of numbers around 100 would be rounded in the fifth digit behind the point. The
+    # mean of the first block, whatever that is worth, takes this out.
+    shift = tl.sum(v, AXIS) / tl.minimum(end - begin, PIXELS)
+    origin = tl.expand_dims(shift, AXIS)
+    mean = tl.zeros_like(v)
     m2 = mean
     seen = 0.0
     for first in range(begin, end, PIXELS):
         at = tl.expand_dims(first + lane, 1 - AXIS)
         mask = inside & (at < end)
-        v = tl.load(x + (offset + at * stride), mask, other=0).to(tl.float32)
+        v = tl.load(x + (offset + at.to(INDEX) * stride), mask, other=0).to(tl.float32) - origin
         seen += 1.0
         delta = tl.where(mask, v - mean, 0.0)
         mean += delta * (1.0 / seen)
@@ -95,7 +99,8 @@ def _chunk_statistics(
     # what each lane has seen; the last round need not have reached all
     rounds = (end - begin - lane + (PIXELS - 1)) // PIXELS
     count = tl.expand_dims(rounds.to(tl.float32), 1 - AXIS)
-    return _merge(count, mean, m2, (end - begin) * 1.0, AXIS)
+    mean, m2 = _merge(count, mean, m2, (end - begin) * 1.0, AXIS)
+    return mean + shift, m2
 
 
 @inlined
@@ -150,7 +155,7 @@ def planes_stats_kernel(
     begin = tl.program_id(0) * chunk
     end = tl.minimum(begin + chunk, size)
     mean, m2 = _chunk_statistics(
-        x, offset[:, None], 1, inside[:, None], begin, end, 1, PIXELS, PLANES
+        x, offset[:, None], 1, inside[:, None], begin, end, 1, PIXELS, INDEX
     )
     to = tl.program_id(0) * planes + plane
     tl.store(mean_out + to, mean, inside)
@@ -181,7 +186,7 @@ def pixels_stats_kernel(
     end = tl.minimum(begin + chunk, size)
     offset = n.to(INDEX) * x_image + c
     mean, m2 = _chunk_statistics(
-        x, offset[None, :], x_pixel, inside[None, :], begin, end, 0, PIXELS, CHANNELS
+        x, offset[None, :], x_pixel, inside[None, :], begin, end, 0, PIXELS, INDEX
     )
     to = (part * images + n) * channels + c
     tl.store(mean_out + to, mean, inside)
@@ -278,7 +283,7 @@ def normalize_planes_kernel(
             count = (lane < size).to(tl.float32)[None, :]
             mean, m2 = _merge(count, v, tl.zeros_like(v), size * 1.0, 1)
         else:
-            mean, m2 = _chunk_statistics(x, 0, 1, inside[:, None], 0, size, 1, PIXELS, PLANES)
+            mean, m2 = _chunk_statistics(x, 0, 1, inside[:, None], 0, size, 1, PIXELS, INDEX)
         rstd = tl.rsqrt(m2 / size + eps)
     elif SOURCE == "chunks":
         mean, m2 = _load_chunks(
@@ -391,7 +396,7 @@ def normalize_pixels_kernel(
     x += (n.to(INDEX) * x_image + c)[None, :]
     series = n * channels + c
     if SOURCE == "own":
-        mean, m2 = _chunk_statistics(x, 0, x_pixel, inside[None, :], 0, size, 0, PIXELS, CHANNELS)
+        mean, m2 = _chunk_statistics(x, 0, x_pixel, inside[None, :], 0, size, 0, PIXELS, INDEX)
         rstd = tl.rsqrt(m2 / size + eps)
     elif SOURCE == "chunks":
         mean, m2 = _load_chunks(
