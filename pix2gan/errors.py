@@ -30,6 +30,10 @@ class BadImageError(Pix2ganError):
         return type(self), (self.path, self.reason)
 
 
+class ImageTooLargeError(BadImageError):
+    """An image whose header says that it has more pixels than may be decoded at once."""
+
+
 class DataError(Pix2ganError):
     """A data set that does not fit together: no layout recognised, unmatched or broken files."""
 

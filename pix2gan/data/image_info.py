@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pix2gan.errors import BadImageError
+from pix2gan.errors import BadImageError, ImageTooLargeError
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def check_size(name: str, width: int, height: int, max_pixels: int) -> None:
     if width < 1 or height < 1:
         raise BadImageError(name, "its header says that it has no pixels; restore or remove it.")
     if width * height > max_pixels:
-        raise BadImageError(
+        raise ImageTooLargeError(
             name,
             f"its header says {width} x {height} pixels, more than the {max_pixels} allowed; "
             "shrink it, or raise max_pixels if you trust it.",

@@ -20,6 +20,9 @@ from .blocks import BlurDown, Border, Geometry, pad
 IMAGE = "image"
 """The name of a generator's input."""
 
+Statistics = Mapping[str, ops.InstanceNormStats]
+"""Of each layer that normalises, by its name."""
+
 StatisticsOf = Callable[["Layer", Tensor], ops.InstanceNormStats]
 """The statistics by which a layer normalises what it has convolved, [N, C, H, W]."""
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pix2gan import ops
 from pix2gan.models.blocks import pad
-from pix2gan.models.layer_graph import IMAGE, Layer, Step, last_uses
+from pix2gan.models.layer_graph import IMAGE, Layer, Statistics, Step, last_uses
 from pix2gan.translation.planes import Normalised, Plane, Rows, Stacked
 
 # What a band reads and makes has about as many bytes for each pixel of a tile.
@@ -40,15 +40,32 @@ def translate_exactly(
         device: Where the layers run; planes are kept in memory or in a scratch file.
         dtype: Of the planes that are kept.
     """
+    return _run(layers, image, tile, device, dtype)[0]
+
+
+def gather_statistics(
+    layers: Sequence[Layer], image: Rows, tile: int, device: torch.device
+) -> Statistics:
+    """The statistics of every norm over a whole image; arguments as of ``translate_exactly``."""
+    return _run(layers, image, tile, device, torch.float32)[1]
+
+
+def _run(
+    layers: Sequence[Layer], image: Rows, tile: int, device: torch.device, dtype: torch.dtype
+) -> tuple[Rows, Statistics]:
     planes: dict[str, Rows] = {IMAGE: image}
+    statistics: dict[str, ops.InstanceNormStats] = {}
     for layer, finished in zip(layers, last_uses(layers), strict=True):
         rows = Stacked([(planes[each.name], each.relu) for each in layer.inputs], device)
         residual = None if layer.residual is None else planes[layer.residual]
-        planes[layer.name] = _Bands(layer.step, rows, tile, dtype).finished(residual)
+        bands = _Bands(layer.step, rows, tile, dtype)
+        planes[layer.name] = bands.finished(residual)
+        if bands.statistics is not None:
+            statistics[layer.name] = bands.statistics
         for name in finished:
             del planes[name]
-        del rows, residual
-    return planes[layers[-1].name]
+        del rows, residual, bands
+    return planes[layers[-1].name], statistics
 
 
 class _Bands:
@@ -56,6 +73,7 @@ class _Bands:
 
     def __init__(self, step: Step, rows: Stacked, tile: int, dtype: torch.dtype) -> None:
         self.step, self.rows, self.dtype = step, rows, dtype
+        self.statistics: ops.InstanceNormStats | None = None
         up, down, _ = step.geometry
         self.channels = step.out_channels or rows.channels
         self.height, self.width = rows.height * up // down, rows.width * up // down
@@ -73,6 +91,7 @@ class _Bands:
 
             return self._plane(made)
         convolved, stats = self._convolved_with_statistics()
+        self.statistics = stats
         if residual is None:
             return Normalised(convolved, self.step, stats)
 

@@ -13,19 +13,18 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from pix2gan import ops
-from pix2gan.models.layer_graph import IMAGE, Layer, receptive_radius, run_layers
-from pix2gan.translation.planes import Picture
-from pix2gan.translation.row_streams import Statistics, stream
+from pix2gan.models.layer_graph import IMAGE, Layer, Statistics, receptive_radius
+from pix2gan.translation.exact_tiles import gather_statistics
+from pix2gan.translation.planes import Picture, Rows
+from pix2gan.translation.row_streams import stream
 
 # A strip is as wide as so many tiles, which makes it about as large as a tile with surroundings.
 TILES_PER_STRIP = 8
 # Rows of the image that layers work on at once: with half of them a tenth is computed twice.
 BAND = 128
-# A sample of an image: this many windows of this side, as far as there are so many. A quarter of
-# the side all around serves the middle as surroundings and is not counted itself.
-SAMPLE_WINDOWS = 8
-SAMPLE_SIDE = 1024
+# The sample: about so many pixels of the image, in windows of this side.
+SAMPLE_PIXELS = 2**24
+SAMPLE_SIDE = 512
 
 
 def translate_fast(
@@ -43,10 +42,7 @@ def translate_fast(
     Yields:
         (top, left, output [1, C, h, w]), strip by strip, each from the top to the bottom.
     """
-    windows = sample(image, multiple).to(device)
-    margin = windows.shape[2] // 4 if len(windows) > 1 else 0
-    statistics = gather_statistics(layers, windows, margin)
-    del windows
+    statistics = gather_statistics(layers, sample(image, multiple), tile, device)
     yield from translate_strips(layers, image, statistics, tile, multiple, device)
 
 
@@ -70,46 +66,51 @@ def translate_strips(
             yield top, left, rows[:, :, :, left - start : right - start]
 
 
-def gather_statistics(layers: Sequence[Layer], windows: Tensor, margin: int = 0) -> Statistics:
-    """The statistics of every norm over a sample [K, C, H, W] of an image, taken together.
+def sample(image: Picture, multiple: int) -> Rows:
+    """A smaller image to stand for a large one, which is as it is where it is small.
 
-    ``margin`` pixels at the borders of the windows are not counted.
+    It is made of windows, as many rows and columns of them as fit, evenly spread: the outermost lie
+    at the borders of the image, so that its borders are borders here and nothing else is. A window
+    ends at another one and not at a border of its own. (Windows apart, with borders that the image
+    does not have, made statistics that were off by twice as much: docs/translation.md.)
     """
-    found: dict[str, ops.InstanceNormStats] = {}
-
-    def merged(layer: Layer, x: Tensor) -> ops.InstanceNormStats:
-        cut = margin * x.shape[2] // windows.shape[2]
-        if cut:
-            x = x[:, :, cut:-cut, cut:-cut]
-        each = ops.instance_norm_stats(x)
-        parts = (
-            ops.InstanceNormStats(each.count, mean[None], m2[None])
-            for mean, m2 in zip(each.mean, each.m2, strict=True)
-        )
-        found[layer.name] = ops.merge_instance_norm_stats(parts)
-        return found[layer.name]
-
-    run_layers(layers, windows, merged)
-    return found
-
-
-def sample(image: Picture, multiple: int) -> Tensor:
-    """Windows [K, C, h, w] of an image, evenly spread over it."""
     side = math.ceil(SAMPLE_SIDE / multiple) * multiple
-    h, w = min(side, image.height), min(side, image.width)
-    across = min(
-        max(1, round(math.sqrt(SAMPLE_WINDOWS * image.width / image.height))), image.width // w
-    )
-    down = min(max(1, SAMPLE_WINDOWS // across), image.height // h)
-    return torch.cat(
-        [
-            image.columns(left, left + w).read(top, top + h)
-            for top in _spread(image.height - h, down)
-            for left in _spread(image.width - w, across)
-        ]
-    )
+    share = math.sqrt(min(1.0, SAMPLE_PIXELS / (image.height * image.width)))
+    height = min(image.height, max(side, int(image.height * share) // side * side))
+    width = min(image.width, max(side, SAMPLE_PIXELS // height // side * side))
+    if (height, width) == (image.height, image.width):
+        return image
+    return Mosaic(image, _segments(image.height, height, side), _segments(image.width, width, side))
 
 
-def _spread(room: int, count: int) -> list[int]:
-    """Where ``count`` windows begin, the margins half as wide as the gaps between them."""
-    return [round(room * (2 * i + 1) / (2 * count)) for i in range(count)]
+def _segments(length: int, total: int, side: int) -> list[tuple[int, int]]:
+    """[start, stop) of segments of a side, ``total`` together, spread over a length."""
+    if total == length:
+        return [(0, length)]
+    count = total // side
+    if count == 1:
+        return [((length - side) // 2, (length - side) // 2 + side)]
+    starts = [round((length - side) * i / (count - 1)) for i in range(count)]
+    return [(start, start + side) for start in starts]
+
+
+class Mosaic:
+    """Some of the rows and some of the columns of an image, side by side."""
+
+    def __init__(
+        self, image: Picture, rows: Sequence[tuple[int, int]], columns: Sequence[tuple[int, int]]
+    ) -> None:
+        self.channels = image.channels
+        self.height = sum(stop - start for start, stop in rows)
+        self.width = sum(stop - start for start, stop in columns)
+        self.rows = rows
+        self.columns = [image.columns(start, stop) for start, stop in columns]
+
+    def read(self, first: int, last: int) -> Tensor:
+        parts, top = [], 0
+        for start, stop in self.rows:
+            upper, lower = max(first - top, 0) + start, min(last - top, stop - start) + start
+            if upper < lower:
+                parts.append(torch.cat([each.read(upper, lower) for each in self.columns], 3))
+            top += stop - start
+        return torch.cat(parts, 2)

@@ -22,7 +22,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pix2gan.data.image_io import ImageInfo, open_image_with_info, save_image
-from pix2gan.errors import BackendError, BadImageError, ConfigError, Pix2ganError
+from pix2gan.errors import (
+    BackendError,
+    BadImageError,
+    ConfigError,
+    ImageTooLargeError,
+    Pix2ganError,
+)
 from pix2gan.file_io import check_writable
 from pix2gan.translation.folder_options import FolderOptions
 from pix2gan.translation.folder_report import FAILED, LEFT, SKIPPED, TRANSLATED, Outcome
@@ -66,6 +72,10 @@ class _Decoded:
     @property
     def pixels(self) -> int:
         return self.prepared.values.shape[1] * self.prepared.values.shape[2]
+
+
+class _TooLarge:
+    """What decoding finds of an image with too many pixels for it."""
 
 
 class _Stopped(Exception):
@@ -182,7 +192,7 @@ class FolderRun:
 
     def _images(self) -> Iterator[_Decoded | None]:
         """The sound images in order, decoded ahead by other threads; None ends a chunk."""
-        window: deque[tuple[_Task, Future[_Decoded]] | None] = deque()
+        window: deque[tuple[_Task, Future[_Decoded | _TooLarge]] | None] = deque()
         for task in self._tasks():
             window.append((task, self.decoders.submit(self._decode, task)) if task else None)
             while len(window) > self.ahead:
@@ -191,7 +201,7 @@ class FolderRun:
             yield from self._take(window)
 
     def _take(
-        self, window: deque[tuple[_Task, Future[_Decoded]] | None]
+        self, window: deque[tuple[_Task, Future[_Decoded | _TooLarge]] | None]
     ) -> Iterator[_Decoded | None]:
         entry = window.popleft()
         if entry is None:
@@ -204,12 +214,18 @@ class FolderRun:
             if task.wanted:
                 self._fail(task, error)
             return
+        if isinstance(decoded, _TooLarge):
+            if task.wanted:
+                self._translate_in_parts(task)
+            return
         self.ahead = max(1, min(self.most_ahead, _AHEAD_PIXELS // decoded.pixels))
         yield decoded
 
-    def _decode(self, task: _Task) -> _Decoded:
+    def _decode(self, task: _Task) -> _Decoded | _TooLarge:
         try:
             pixels, info = open_image_with_info(task.job.source)
+        except ImageTooLargeError:
+            return _TooLarge()
         finally:
             if task.job.has_changed():
                 raise _Changed
@@ -265,6 +281,31 @@ class FolderRun:
                 self.writing.append((image.task, future))
         self._collect_written(down_to=self.ahead)
 
+    def _translate_in_parts(self, task: _Task) -> None:
+        from pix2gan.translation.gigapixel import translate_gigapixel
+
+        target = task.job.target
+        try:
+            self._prepare_place(target)
+            translate_gigapixel(
+                self.translator,
+                task.job.source,
+                target,
+                tiling=self.options.tiling,
+                resize=self.options.resize,
+                seed=self.options.seed,
+                quality=self.options.quality,
+                xmp=self.xmp,
+                progress=self.progress.within,
+            )
+        except BackendError:
+            raise
+        except Exception as error:
+            self._not_written(task, error)
+        else:
+            self._settle(task, TRANSLATED)
+            self.progress.advance()
+
     # Outputs
 
     def _write(self, image: _Decoded, result: FloatArray) -> None:
@@ -272,12 +313,15 @@ class FolderRun:
         output, options = finish_output(
             self.translator.processing, result, image.prepared, image.info, target
         )
+        self._prepare_place(target)
+        save_image(target, output, quality=self.options.quality, xmp=self.xmp, **options)
+
+    def _prepare_place(self, target: Path) -> None:
         self._make_folder(target.parent)
         if target.is_symlink():
             raise ConfigError(
                 f"its output {target} is a link that leads elsewhere: remove that link"
             )
-        save_image(target, output, quality=self.options.quality, xmp=self.xmp, **options)
 
     def _make_folder(self, folder: Path) -> None:
         """Make a folder in `out`, and refuse one that a link leads out of it."""
@@ -297,19 +341,21 @@ class FolderRun:
             task, future = self.writing.popleft()
             try:
                 future.result()
-            except OSError as error:
-                if error.errno in _FATAL_ERRNOS or self._takes_nothing():
-                    done = sum(o is not None and o.status == TRANSLATED for o in self._outcomes)
-                    raise Pix2ganError(
-                        f"{task.job.target} cannot be written ({error.strerror}): put that right "
-                        f"and run the same again; the {done} images that are done will be skipped"
-                    ) from None
-                self._fail(task, error)
             except Exception as error:
-                self._fail(task, error)
+                self._not_written(task, error)
             else:
                 self._settle(task, TRANSLATED)
                 self.progress.advance()
+
+    def _not_written(self, task: _Task, error: Exception) -> None:
+        """One image has failed, or, with Pix2ganError, all that would follow."""
+        if isinstance(error, OSError) and (error.errno in _FATAL_ERRNOS or self._takes_nothing()):
+            done = sum(o is not None and o.status == TRANSLATED for o in self._outcomes)
+            raise Pix2ganError(
+                f"{task.job.target} cannot be written ({error.strerror}): put that right "
+                f"and run the same again; the {done} images that are done will be skipped"
+            ) from None
+        self._fail(task, error)
 
     def _finish_writing(self) -> None:
         """After an image that has failed: what the network has made already is kept."""

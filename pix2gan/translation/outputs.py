@@ -22,16 +22,16 @@ def finish_output(
     suffix = name.suffix.lower()
     has_range = processing.output_range is not None
     dtype = "float32" if has_range else prepared.dtype
-    image = processing.finish(result, prepared, _depth(suffix, dtype))
+    image = processing.finish(result, prepared, depth_of(suffix, dtype))
     options = {
         # The colours of a drawing's profile mean nothing for the photo made of it.
         "icc_profile": None if processing.sketch else info.icc_profile,
         "dpi": info.dpi,
     }
-    return _without_alpha(image) if suffix in FORMATS["jpg"] else image, options
+    return without_alpha(image) if suffix in FORMATS["jpg"] else image, options
 
 
-def _depth(suffix: str, dtype: str) -> str:
+def depth_of(suffix: str, dtype: str) -> str:
     """The depth of an output: as the image's, as far as the format has it."""
     if suffix in (*FORMATS["tiff"], *FORMATS["npy"]):
         return dtype
@@ -40,7 +40,7 @@ def _depth(suffix: str, dtype: str) -> str:
     return "uint8"
 
 
-def _without_alpha(image: Array) -> Array:
+def without_alpha(image: Array) -> Array:
     channels = image.shape[2]
     if channels == 2:
         return to_grey(image)

@@ -96,7 +96,7 @@ class Processing:
         dtype = image.dtype.name
         values, alpha = self._values(image, name)
         resize = resize or self.resize_mode
-        scaled, canvas = self._sizes(size, resize)
+        scaled, canvas = self.sizes(size, resize)
         values = _resize(values, scaled)
         origin = ((canvas[0] - scaled[0]) // 2, (canvas[1] - scaled[1]) // 2)
         as_in_training = resize == "fit" and self.fit == "pad"
@@ -261,7 +261,7 @@ class Processing:
             return np.repeat(values, self.channels, axis=2)
         raise BadImageError(name, f"it has {have} channels, and the model takes {self.channels}")
 
-    def _sizes(self, size: tuple[int, int], resize: str) -> tuple[tuple[int, int], tuple[int, int]]:
+    def sizes(self, size: tuple[int, int], resize: str) -> tuple[tuple[int, int], tuple[int, int]]:
         """The size at which the network sees the image, and that size with its padding."""
         if resize == "fit":
             scale = self.size / max(size)

@@ -54,11 +54,26 @@ class FolderProgress:
         self.skipped += images if skipped else 0
         if self._bar is not None:
             failures = f"{self.failed} failed" if self.failed else ""
-            self._bar.update(self._task, advance=images, failed=failures)
-        elif not self._silent and time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
-            self._last_line = time.monotonic()
+            self._bar.update(self._task, completed=self.finished, failed=failures)
+        elif self._line_is_due():
             sys.stderr.write(self._line() + "\n")
             sys.stderr.flush()
+
+    def within(self, share: float) -> None:
+        """Tell how much is done of an image that takes long by itself, from 0 to 1."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.finished + share)
+        elif self._line_is_due():
+            number = f"image {self.finished + 1} of {self.total}"
+            sys.stderr.write(f"translated {share:.0%} of {number}\n")
+            sys.stderr.flush()
+
+    def _line_is_due(self) -> bool:
+        now = time.monotonic()
+        if self._silent or now - self._last_line < SECONDS_BETWEEN_LINES:
+            return False
+        self._last_line = now
+        return True
 
     def _line(self) -> str:
         seconds = time.monotonic() - self._started

@@ -9,17 +9,15 @@ alive of a plane are about as many rows as a pixel of the output sees of it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from pix2gan import ops
-from pix2gan.models.layer_graph import IMAGE, Layer, Step
+from pix2gan.models.layer_graph import IMAGE, Layer, Statistics, Step
 from pix2gan.translation.exact_tiles import convolve_band
 from pix2gan.translation.planes import Rows, Stacked
-
-Statistics = Mapping[str, ops.InstanceNormStats]  # by the name of the layer
 
 
 def stream(

@@ -24,6 +24,7 @@ from pix2gan.models.style import StyledGenerator
 from pix2gan.translation.exact_tiles import translate_exactly
 from pix2gan.translation.fast_tiles import translate_fast
 from pix2gan.translation.inputs import ImageLike, read_image
+from pix2gan.translation.memory import bytes_per_pixel
 from pix2gan.translation.planes import Image as RowsOf
 from pix2gan.translation.planes import Picture
 from pix2gan.translation.processing import Array, FloatArray, Prepared, Processing
@@ -307,6 +308,11 @@ class Translator:
             for top in range(0, image.height, step):
                 part = rows.read(top, min(top + step, image.height))
                 write(top, 0, part[0].float().cpu().numpy())
+
+    def scratch_per_pixel(self) -> float:
+        """Bytes that "exact" tiles keep on disk at most, for each pixel of an image."""
+        generator = cast(Generator, self.generator)
+        return bytes_per_pixel(generator.layer_graph(), generator.in_channels)
 
     def _layers(self, seed: int | None) -> list[Layer]:
         """What the generator does, layer by layer, in the style of `seed`."""
