@@ -163,6 +163,7 @@ def translate(
     dtype: Literal["float32", "bfloat16"] | None = None,
     direction: Literal["AtoB", "BtoA"] | None = None,
     statistics: Literal["running", "image"] | None = None,
+    trust_code: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Translate a file, a folder or a glob; what is there already is skipped.
 
@@ -173,7 +174,8 @@ def translate(
         image from standard input.
     model
         A bundled model (see pix2gan models), a model's or training run's folder, a .safetensors
-        file, the .pth file of an original repository, or a hub id org/name.
+        file, the .pth file of an original repository, the .onnx or .pt2 file of an export, or a
+        hub id org/name.
     out
         Folder for the outputs, which mirrors the source; for a single image also a file name, or -
         for standard output.
@@ -231,6 +233,8 @@ def translate(
         Which of two models is meant, as CycleGAN's.
     statistics
         What batch norms use, if not as the model's config says.
+    trust_code
+        Open a model that can execute code (.pt2), because whoever made it is trusted.
     """
     from pix2gan.translation import Translator
 
@@ -242,7 +246,12 @@ def translate(
             f"'photos/*.jpg', so that pix2gan and not the shell expands it."
         )
     translator = Translator.from_pretrained(
-        model, device=device, dtype=dtype, direction=direction, statistics=statistics
+        model,
+        device=device,
+        dtype=dtype,
+        direction=direction,
+        statistics=statistics,
+        trust_code=trust_code,
     )
     to_stdout = out == Path("-")
     if to_stdout and sys.stdout.isatty():
@@ -407,6 +416,7 @@ def convert(
     from dataclasses import replace
 
     from pix2gan.checkpoints import load_model, resolve_model, save_legacy, save_model
+    from pix2gan.checkpoints.exported import require_weights
 
     target = out / "config.json" if to == "pix2gan" else out
     if target.exists() and not overwrite:
@@ -414,6 +424,7 @@ def convert(
     generator, config = load_model(
         resolve_model(model, direction), direction=direction, statistics=statistics
     )
+    require_weights(generator, config)
     dtype = dtype or config.weights_dtype  # type: ignore[assignment]
     config = replace(config, weights_dtype=str(dtype))
     if to == "pix2gan":
@@ -426,6 +437,48 @@ def convert(
         f"{out}: {shown['name']} of width {shown['width']}, {shown['norm']} norm, "
         f"{config.in_channels} to {config.out_channels} channels, {size:.1f} M parameters, "
         f"{config.direction}"
+    )
+
+
+@app.command(sort_key=3)
+def export(
+    model: str,
+    /,
+    *,
+    to: Literal["onnx", "torch", "aoti"] = "onnx",
+    out: Annotated[Path | None, Parameter(alias="-o")] = None,
+    direction: Literal["AtoB", "BtoA"] | None = None,
+    statistics: Literal["running", "image"] | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write a model for another runtime: ONNX, torch.export or compiled code.
+
+    The file takes any batch and any size, is compared with the original before it is in place, and
+    is a model for pix2gan translate, too.
+
+    Parameters
+    ----------
+    model
+        A bundled model, a model's or training run's folder, a .safetensors file, the .pth file of
+        an original repository, or a hub id org/name.
+    to
+        onnx: for ONNX Runtime, OpenVINO and others. torch: an archive of torch.export (.pt2). aoti:
+        code that AOTInductor compiles for this machine's processor (.pt2; needs a C++ compiler).
+    out
+        The file; the model's name in the current folder if not given.
+    direction
+        Which of two models is meant, as CycleGAN's.
+    statistics
+        What batch norms use, if not as the model's config says.
+    overwrite
+        Replace a file that is there already.
+    """
+    from pix2gan.export import export_model
+
+    print(
+        export_model(
+            model, to, out, direction=direction, statistics=statistics, overwrite=overwrite
+        )
     )
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from torch import nn
 
+from pix2gan.checkpoints.exported import SUFFIXES as EXPORTED
+from pix2gan.checkpoints.exported import load_exported
 from pix2gan.checkpoints.legacy import SUFFIXES, load_legacy
 from pix2gan.checkpoints.model_config import ModelConfig
 from pix2gan.checkpoints.native import load_native, set_statistics
@@ -17,34 +19,49 @@ _LEGACY_NAME = re.compile(r"(?P<epoch>latest|\d+)_net_(?P<network>G(_[AB])?)\.(p
 
 
 def load_model(
-    path: str | Path, *, direction: str | None = None, statistics: str | None = None
+    path: str | Path,
+    *,
+    direction: str | None = None,
+    statistics: str | None = None,
+    trust_code: bool = False,
 ) -> tuple[nn.Module, ModelConfig]:
     """Load a generator and its config.
 
     Args:
         path: A model's folder or `.safetensors` file; a `.pth` file of the original pix2pix,
-            CycleGAN, CUT or pix2pixHD, or the folder that holds it (of several epochs the latest).
+            CycleGAN, CUT or pix2pixHD, or the folder that holds it (of several epochs the latest);
+            a `.onnx` or `.pt2` file of `pix2gan.export`.
         direction: "AtoB" or "BtoA": which one to take where there are two, as CycleGAN's `G_A` and
             `G_B`. By default "AtoB".
         statistics: What batch norms use, "running" statistics or each "image"'s own; by default as
             the config says, and for original files as those repositories test ("image").
+        trust_code: Open a `.pt2` file, which can execute code, because its maker is trusted.
 
     Returns:
         The generator, on the CPU, in float32, in evaluation mode and without gradients; its config.
 
     Raises:
-        CheckpointError: If a file is missing, damaged or of another kind, or if the weights are not
-            exactly those of the architecture; names the file and the tensors.
+        CheckpointError: If a file is missing, damaged or of another kind, needs trust that is not
+            given, or if the weights are not exactly those of the architecture; names the file and
+            the tensors.
     """
     path = Path(path)
     legacy = find_legacy(path, direction or "AtoB")
     if legacy is not None:
         return load_legacy(legacy, direction=direction, statistics=statistics)
-    generator, config = load_native(path)
+    exported = path.suffix in EXPORTED and not path.is_dir()
+    generator, config = (
+        load_exported(path, trust_code=trust_code) if exported else load_native(path)
+    )
     if direction not in (None, config.direction):
         raise CheckpointError(
             f"{path} translates {config.direction}, not {direction}: give the model of the other "
             "direction"
+        )
+    if exported and statistics not in (None, config.statistics):
+        raise CheckpointError(
+            f"{path} is an exported model whose batch norms are fixed: export it with the "
+            f"statistics {statistics!r}"
         )
     if statistics is not None:
         config = dataclasses.replace(config, statistics=statistics)

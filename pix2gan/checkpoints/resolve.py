@@ -15,7 +15,7 @@ from pathlib import Path
 from pix2gan.errors import CheckpointError
 
 _CONFIG_NAME = "config.json"
-_FILES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
+_FILES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".onnx", ".pt2")
 _HUB_ID = re.compile(
     r"(?P<repository>[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(@(?P<revision>[\w./-]+))?"
 )
@@ -36,8 +36,9 @@ def resolve_model(model: str | os.PathLike[str], direction: str | None = None) -
 
     Args:
         model: A bundled name ("sketch2motorbike"), the folder of a model or of a training run, a
-            `.safetensors` or `.pth` file, or a hub id "org/name" or "org/name@revision". A `Path`
-            is only ever a path; write "./name" for a folder that is called like a bundled model.
+            `.safetensors`, `.pth`, `.onnx` or `.pt2` file, or a hub id "org/name" or
+            "org/name@revision". A `Path` is only ever a path; write "./name" for a folder that is
+            called like a bundled model.
         direction: "AtoB" or "BtoA": which model of a run that has several.
 
     Raises:

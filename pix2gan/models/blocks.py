@@ -125,7 +125,11 @@ class NearestUpConv2d(DeferredBiasConv2d):
     def forward(self, x: Tensor) -> Tensor:
         # x: [N, C, H, W] with its border -> [N, O, 2H, 2W] of the plane without
         width = self.border.width
-        if (x.shape[-2] - 2 * width) * (x.shape[-1] - 2 * width) >= FOLDING_PIXELS:
+        # A graph that is exported is for images of any size: it must not look at one.
+        if (
+            torch.compiler.is_exporting()
+            or (x.shape[-2] - 2 * width) * (x.shape[-1] - 2 * width) >= FOLDING_PIXELS
+        ):
             return F.conv_transpose2d(
                 x, _fold_nearest(self.weight), None, stride=2, padding=1 + 2 * width
             )

@@ -85,7 +85,7 @@ class StyledGenerator(Generator):
         self.affine = DenseAct(
             code_channels, sum(sizes), act="linear", deviation=STYLE_DEVIATION, bias=1.0
         )
-        draws = _draw(0, FIXED_DRAWS, self.style_channels)
+        draws = draw_codes(0, FIXED_DRAWS, self.style_channels)
         self.register_buffer("fixed_draws", draws, persistent=False)
 
     def forward(self, x: Tensor, z: Tensor | None = None) -> Tensor:
@@ -111,7 +111,7 @@ class StyledGenerator(Generator):
 
     def style_code(self, seed: int) -> Tensor:
         """The z [1, style_channels] that a seed stands for, on the CPU, whatever the device."""
-        return _draw(seed, 1, self.style_channels)
+        return draw_codes(seed, 1, self.style_channels)
 
     def styles(self, x: Tensor, z: Tensor | None = None) -> list[Tensor]:
         """The styles of every convolution, [N, I] or [1, I] each; the fixed ones without ``z``."""
@@ -143,7 +143,8 @@ class StyledGenerator(Generator):
             )
 
 
-def _draw(seed: int, count: int, channels: int) -> Tensor:
+def draw_codes(seed: int, count: int, channels: int) -> Tensor:
+    """``count`` codes z [count, channels] from N(0, 1), on the CPU: the same ones for a seed."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(count, channels, generator=generator, device="cpu")
 

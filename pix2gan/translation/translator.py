@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from pix2gan.checkpoints.exported import ExportedGenerator
 from pix2gan.checkpoints.load import load_model
 from pix2gan.checkpoints.model_config import ModelConfig
 from pix2gan.checkpoints.resolve import resolve_model
@@ -70,7 +71,7 @@ class Translator:
         if dtype not in (None, *DTYPES):
             raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
         self.config = config
-        self.device = _find_device(device)
+        self.device = _find_device(_only_device(generator, device, dtype))
         self.dtype = dtype or "float32"
         generator = generator.eval().requires_grad_(False).to(self.device)
         self.generator = generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -89,14 +90,15 @@ class Translator:
         dtype: str | None = None,
         direction: str | None = None,
         statistics: str | None = None,
+        trust_code: bool = False,
     ) -> Translator:
         """Load a translator.
 
         Args:
             model: The name of a bundled model, the folder of a model or of a training run, a
                 `.safetensors` file with its `config.json` beside it, a `.pth` file of the original
-                pix2pix, CycleGAN, CUT or pix2pixHD or the folder that holds it, or a hub id
-                "org/name".
+                pix2pix, CycleGAN, CUT or pix2pixHD or the folder that holds it, a `.onnx` or `.pt2`
+                file of `pix2gan.export`, or a hub id "org/name".
             device: See `Translator`.
             dtype: See `Translator`.
             direction: "AtoB" or "BtoA": which generator is meant where there are two, as
@@ -104,13 +106,15 @@ class Translator:
             statistics: What batch norms use: the "running" statistics of training or each
                 "image"'s own; by default what the model's config says, and for the original
                 repositories' files "image", as these test.
+            trust_code: Open a `.pt2` file, which can execute code, because its maker is trusted.
+                All other kinds hold data only.
 
         Raises:
             CheckpointError: If there is no such model or its files are damaged.
             ConfigError: If the device or the dtype is unknown or absent.
         """
         path = resolve_model(model, direction)
-        loaded = load_model(path, direction=direction, statistics=statistics)
+        loaded = load_model(path, direction=direction, statistics=statistics, trust_code=trust_code)
         return cls(*loaded, device=device, dtype=dtype)
 
     def __call__(
@@ -215,7 +219,7 @@ class Translator:
             return
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
             raise ConfigError(f"seed must be a whole number from 0 to 2**63 - 1, not {seed!r}")
-        if not isinstance(self.generator, StyledGenerator):
+        if not getattr(self.generator, "style_channels", 0):
             raise ConfigError(
                 f"The generator {self.config.architecture['name']} has no styles for a seed to "
                 "choose from: leave the seed out, or use a model with a modulated generator"
@@ -333,7 +337,7 @@ class Translator:
             if seed is None:
                 result = self.generator(x)
             else:
-                assert isinstance(self.generator, StyledGenerator)
+                assert isinstance(self.generator, (StyledGenerator, ExportedGenerator))
                 result = self.generator(x, self.generator.style_code(seed))
             return result.float().contiguous().cpu()
 
@@ -373,6 +377,20 @@ def check_batch_size(batch_size: int | None) -> int:
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ConfigError(f"batch_size must be a whole number of at least 1, not {batch_size!r}")
     return batch_size
+
+
+def _only_device(
+    generator: nn.Module, device: str | torch.device | None, dtype: str | None
+) -> str | torch.device | None:
+    """`device`; of an exported model, which runs on the CPU in float32, no other one."""
+    if not isinstance(generator, ExportedGenerator):
+        return device
+    if dtype not in (None, "float32") or str(device or "cpu") != "cpu":
+        raise ConfigError(
+            f"{generator.path} is an exported model, which runs on the CPU in float32: leave out "
+            "device and dtype, or use the model that it was made from"
+        )
+    return "cpu"
 
 
 def _find_device(device: str | torch.device | None) -> torch.device:

@@ -1,0 +1,76 @@
+"""Whether an exported file makes the images that the original makes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pix2gan.checkpoints.exported import ExportedGenerator
+from pix2gan.errors import CheckpointError
+from pix2gan.models.generator import Generator
+
+LARGEST, MEAN = 1 / 255, 1e-4
+"""How far values in [-1, 1] may be apart, anywhere and on average: half a grey level, and an
+eightieth. Usual differences are a hundredth of that. The smallest images are what needs the room: a
+norm over a plane of four pixels that are nearly equal magnifies rounding 300 times."""
+
+_USUAL_SIDE = 64
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The shapes [N, C, H, W] that were compared, and the largest difference at any pixel."""
+
+    shapes: list[tuple[int, ...]]
+    difference: float
+
+
+def check_parity(generator: Generator, exported: ExportedGenerator) -> Parity:
+    """Compare two generators, in float32, on noise of eight shapes.
+
+    Raises:
+        CheckpointError: If they differ by more than LARGEST or MEAN; says where.
+    """
+    shapes = _shapes(generator)
+    noise = torch.Generator().manual_seed(0)
+    largest = 0.0
+    for number, shape in enumerate(shapes):
+        x = torch.rand(shape, generator=noise) * 2 - 1
+        codes: tuple[Tensor, ...] = ()
+        # Every other time the styles are chosen, another one for each image.
+        if generator.style_channels and number % 2:
+            codes = (torch.randn(shape[0], generator.style_channels, generator=noise),)
+        with torch.inference_mode():
+            apart = (generator(x, *codes) - exported(x, *codes)).abs()
+        difference = float(apart.max())
+        # Written so that what is not a number fails.
+        if not (difference <= LARGEST and float(apart.mean()) <= MEAN):
+            raise CheckpointError(
+                f"The exported {generator.config['name']} does not translate as the original does: "
+                f"at {list(shape)} values in [-1, 1] are {difference:.2g} apart; nothing was "
+                "written"
+            )
+        largest = max(largest, difference)
+    return Parity(shapes, largest)
+
+
+def _shapes(generator: Generator) -> list[tuple[int, ...]]:
+    """The smallest that the architecture takes, and usual ones, square and not."""
+    unit = generator.multiple
+    least = -(-generator.minimum_size // unit)
+    usual = max(least, -(-_USUAL_SIDE // unit))
+    return [
+        (images, generator.in_channels, rows * unit, columns * unit)
+        for images, rows, columns in (
+            (1, least, least),
+            (2, least, least + 1),
+            (1, least + 1, least),
+            (3, usual, usual),
+            (1, usual + 2, usual),
+            (2, usual, usual + 3),
+            (1, usual + 2, usual + 1),
+            (1, usual + 1, usual + 1),
+        )
+    ]
