@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         DataError,
         Pix2ganError,
     )
+    from pix2gan.export import export_model
     from pix2gan.models import create_discriminator, create_generator, list_models
     from pix2gan.training import train
     from pix2gan.training.method_options import (
@@ -50,6 +51,7 @@ __all__ = [
     "ops",
     "training",
     "translation",
+    "export_model",
     "Pix2ganError",
     "BackendError",
     "BadImageError",
@@ -70,6 +72,7 @@ _HOME = {
     "create_generator": "pix2gan.models",
     "create_discriminator": "pix2gan.models",
     "list_models": "pix2gan.models",
+    "export_model": "pix2gan.export",
     "Pix2ganError": "pix2gan.errors",
     "BackendError": "pix2gan.errors",
     "BadImageError": "pix2gan.errors",

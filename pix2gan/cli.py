@@ -346,7 +346,18 @@ def _train(method: str, options: TrainConfig, dry_run: bool) -> None:
 
 @app.command(sort_key=3)
 def evaluate(
-    outputs: Path, references: Path, /, *, report: Path | None = None, seed: int = 0
+    outputs: Path,
+    /,
+    *,
+    against: Path,
+    unpaired: Annotated[bool, Parameter(negative="")] = False,
+    features: Path | None = None,
+    lpips: Path | None = None,
+    report: Path | None = None,
+    page: Path | None = None,
+    split: str = "",
+    model: Path | None = None,
+    seed: int = 0,
 ) -> None:
     """Score translated images against the real ones: PSNR, SSIM, L1, sliced Wasserstein distance.
 
@@ -354,12 +365,24 @@ def evaluate(
     ----------
     outputs
         The translated images, a folder or a file.
-    references
+    against
         The real images of the same names and sizes.
+    unpaired
+        Compare two sets of images of any names: sliced Wasserstein distance, FID and KID.
+    features
+        ONNX file of a network that makes features of images, for FID and KID.
+    lpips
+        ONNX file of a network that makes LPIPS's feature maps.
     report
         Write the scores of every image to this JSON file.
+    page
+        Write the best and the worst pairs to this HTML file.
+    split
+        The part of the data that this is, for the report.
+    model
+        The model that made the outputs: its hash goes into the report.
     seed
-        Seed of the sliced Wasserstein distance's patches and projections.
+        Seed of the sliced Wasserstein distance's patches and projections, and of KID's subsets.
     """
     from rich.console import Console
     from rich.progress import Progress
@@ -371,8 +394,14 @@ def evaluate(
         task = bar.add_task("Scoring")
         result = evaluate_folders(
             outputs,
-            references,
+            against,
+            unpaired=unpaired,
+            features=features,
+            lpips=lpips,
             report=report,
+            page=page,
+            split=split,
+            model=model,
             seed=seed,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )

@@ -142,8 +142,8 @@ def test_translate_spells_its_options_as_python_does() -> None:
         ["translate", "a", "-m", "m", "-o", ""],
         ["train", "pix2pix", "", "--out", "o"],
         ["train", "pix2pix", "D", "--out", ""],
-        ["evaluate", "", "b"],
-        ["evaluate", "a", "b", "--report", ""],
+        ["evaluate", "", "--against", "b"],
+        ["evaluate", "a", "--against", "b", "--report", ""],
         ["demo", "--out="],
     ],
 )
@@ -165,7 +165,7 @@ def test_lists_of_files_stay_lists(capsys: pytest.CaptureFixture[str], tmp_path:
     for folder, name in (("a", "1.png"), ("b", "2.png")):
         (tmp_path / folder).mkdir()
         Image.new("RGB", (8, 8)).save(tmp_path / folder / name)
-    assert cli.main(["evaluate", str(tmp_path / "a"), str(tmp_path / "b")]) == 2
+    assert cli.main(["evaluate", str(tmp_path / "a"), "--against", str(tmp_path / "b")]) == 2
     first, *files = capsys.readouterr().err.splitlines()
     assert first.startswith("pix2gan: error: 2 images of")
     assert files == [f"  {tmp_path / 'a' / '1.png'}", f"  {tmp_path / 'b' / '2.png'}"]
@@ -416,7 +416,8 @@ def test_translate_a_folder_with_a_broken_image_then_score_it(
     assert cli.main(command) == 0
     assert "0 translated, 3 skipped" in capsys.readouterr().out
 
-    assert cli.main(["evaluate", str(out), str(source), "--report", str(tmp_path / "r.json")]) == 0
+    arguments = ["evaluate", str(out), "--against", str(source)]
+    assert cli.main([*arguments, "--report", str(tmp_path / "r.json")]) == 0
     assert "PSNR" in capsys.readouterr().out
     assert json.loads((tmp_path / "r.json").read_text())["images"][2]["name"].startswith("deep")
 

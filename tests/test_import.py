@@ -14,7 +14,8 @@ import pytest
 import pix2gan
 
 ROOT = Path(__file__).parents[1]
-OPTIONAL = {"triton"}  # comes with CUDA builds of torch, and with the dev extra elsewhere
+# triton comes with CUDA builds of torch, and with the dev extra elsewhere; the others with extras.
+OPTIONAL = {"triton", "onnx", "onnxruntime", "onnxscript"}
 HEAVY = ["torch", "numpy", "PIL", "cv2", "albumentations", "torchmetrics", "triton", "rich"]
 
 

@@ -40,8 +40,8 @@ class Description:
         config: The model's config; nothing is built from its architecture.
         multiple: What height and width must be multiples of.
         minimum_size: What they must at least be.
-        style_channels: Length of the style codes that the graph takes besides the image, or 0. A
-            code of zeros stands for the fixed style.
+        style_channels: Length of the style code [1, style_channels] that the graph takes besides
+            the images, or 0. Zeros stand for the fixed style.
     """
 
     config: ModelConfig
@@ -111,11 +111,13 @@ class ExportedGenerator(nn.Module):
 
     def forward(self, x: Tensor, z: Tensor | None = None) -> Tensor:
         """[N, C, H, W] -> [N, out_channels, H, W]; ``z`` as for a `StyledGenerator`."""
+        if z is not None and len(z) > 1:  # the graph has one style for all
+            return torch.cat([self(x[i : i + 1], z[i : i + 1]) for i in range(len(z))])
         # In the plain layout: AOTInductor's code takes that for granted, and does not look.
         inputs = {"image": x.detach().float().cpu().contiguous()}
         if self.style_channels:
             codes = torch.zeros(1, self.style_channels) if z is None else z.detach().float().cpu()
-            inputs["style"] = codes.expand(x.shape[0], -1).contiguous()
+            inputs["style"] = codes.contiguous()
         result = self._run(inputs)
         expected = (x.shape[0], self.out_channels, *x.shape[2:])
         if tuple(result.shape) != expected:

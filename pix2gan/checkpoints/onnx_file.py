@@ -1,4 +1,4 @@
-"""Reading ONNX files that `pix2gan.export` wrote, or that somebody made to look so."""
+"""Reading ONNX files from anywhere: what `pix2gan.export` wrote, and networks of features."""
 
 from __future__ import annotations
 
@@ -18,39 +18,20 @@ _OUT_OF_MEMORY = ("bad_alloc", "failed to allocate memory", "bad allocation")
 
 
 def open_onnx(path: Path) -> tuple[Description, Run]:
-    """The description of an ONNX file and a function that runs it.
-
-    Nothing but operators of the ONNX standard is accepted, in one file and without control flow: no
-    library is loaded, no other file is opened, and a run ends.
+    """The description of an ONNX file that pix2gan exported, and a function that runs it.
 
     Raises:
         CheckpointError: If the file is anything else, or ONNX Runtime is not installed.
     """
-    try:
-        import onnx
-        import onnxruntime
-    except ImportError as error:
-        raise CheckpointError(f"{path} needs {error.name}: pip install 'pix2gan[export]'") from None
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise CheckpointError(f"{path} is larger than 2 GiB, which no ONNX file is")
-        data = path.read_bytes()
-        model = onnx.load_model_from_string(data)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror or error})") from None
-    except CheckpointError:
-        raise
-    except Exception as error:
-        raise _damaged(path, error) from None
-    description = _check(model, path)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 4  # what goes wrong is raised
-    try:
-        # From the bytes that were checked, not from the file, which may be another one by now.
-        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise _damaged(path, error) from None
+    model, data = read_onnx(path)
+    texts = [entry.value for entry in model.metadata_props if entry.key == KEY]
+    if len(texts) != 1:
+        raise CheckpointError(
+            f"{path} does not say how its images are prepared: it is no export of pix2gan"
+        )
+    description = Description.from_json(texts[0], path)
+    _check_interface(model.graph, description, path)
+    session = open_session(data, path)
 
     def run(inputs: Mapping[str, Tensor]) -> Tensor:
         try:
@@ -64,20 +45,57 @@ def open_onnx(path: Path) -> tuple[Description, Run]:
     return description, run
 
 
+def read_onnx(path: Path) -> tuple[Any, bytes]:
+    """The model in an ONNX file, parsed and as bytes, if it is data and nothing but data.
+
+    Only operators of the ONNX standard are accepted, in one file and without control flow: no
+    library is loaded, no other file is opened, and a run ends.
+
+    Raises:
+        CheckpointError: If the file is anything else, or ONNX is not installed.
+    """
+    try:
+        import onnx
+        import onnxruntime  # noqa: F401
+    except ImportError as error:
+        raise CheckpointError(f"{path} needs {error.name}: pip install 'pix2gan[export]'") from None
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise CheckpointError(f"{path} is larger than 2 GiB, which no ONNX file is")
+        data = path.read_bytes()
+        model = onnx.load_model_from_string(data)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror or error})") from None
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise _damaged(path, error) from None
+    _check_is_data(model, path)
+    return model, data
+
+
+def open_session(data: bytes, path: Path) -> Any:
+    """ONNX Runtime's session on the CPU, from the bytes that ``read_onnx`` has checked and not from
+    the file, which may be another one by now."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 4  # what goes wrong is raised
+    try:
+        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise _damaged(path, error) from None
+
+
 def _damaged(path: Path, error: Exception) -> CheckpointError:
     return CheckpointError(
-        f"{path} is damaged or no ONNX file ({one_line(error)}): export it again"
+        f"{path} is damaged or no ONNX file ({one_line(error)}): take it again from where it came "
+        "from"
     )
 
 
-def _check(model: Any, path: Path) -> Description:
-    """The description; CheckpointError if the model is more or less than a generator's graph."""
-    texts = [entry.value for entry in model.metadata_props if entry.key == KEY]
-    if len(texts) != 1:
-        raise CheckpointError(
-            f"{path} does not say how its images are prepared: it is no export of pix2gan"
-        )
-    description = Description.from_json(texts[0], path)
+def _check_is_data(model: Any, path: Path) -> None:
     if len(model.functions) > 0 or len(model.training_info) > 0:
         raise CheckpointError(f"{path} is refused: it defines operators of its own")
     for node in model.graph.node:
@@ -89,16 +107,14 @@ def _check(model: Any, path: Path) -> Description:
         for attribute in node.attribute:
             if attribute.HasField("g") or len(attribute.graphs) > 0:
                 raise CheckpointError(
-                    f"{path} is refused: {node.op_type} is control flow, which no generator has"
+                    f"{path} is refused: {node.op_type} is control flow, which is not needed here"
                 )
     for tensor in _tensors(model.graph):
         if tensor.data_location != 0 or len(tensor.external_data) > 0:
             raise CheckpointError(
-                f"{path} is refused: it keeps {tensor.name or 'a tensor'} in another file, and an "
-                "export is one file"
+                f"{path} is refused: it keeps {tensor.name or 'a tensor'} in another file, and "
+                "only whole files are read"
             )
-    _check_interface(model.graph, description, path)
-    return description
 
 
 def _tensors(graph: Any) -> Iterator[Any]:

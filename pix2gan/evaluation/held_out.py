@@ -8,14 +8,13 @@ scores = evaluate_translator(translator, pairs)
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from pix2gan.errors import DataError
-from pix2gan.evaluation.scores import PairedScores, finite, versions
+from pix2gan.evaluation.scores import PairedScores, versions
 
 
 class Translating(Protocol):
@@ -82,7 +81,7 @@ def evaluate_translator(
         **({"untranslated": untranslated.mean().as_dict()} if untranslated.images else {}),
         "protocol": {"images": "rounded to 8 bits", **translated.protocol()},
         "versions": versions(),
-        "images": [asdict(image) | {"psnr": finite(image.psnr)} for image in translated.images],
+        "images": [image.as_dict() for image in translated.images],
     }
 
 

@@ -6,11 +6,12 @@ print(report.summary())
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,19 @@ import torch
 from torch import Tensor
 
 from pix2gan import image_metrics as metrics
+from pix2gan.checkpoints.native import locate
 from pix2gan.data.image_io import list_images, open_image, to_float, to_rgb
-from pix2gan.errors import BadImageError, ConfigError, DataError
-from pix2gan.evaluation.scores import ImageScores, MeanScores, PairedScores, finite, versions
+from pix2gan.errors import BadImageError, CheckpointError, ConfigError, DataError
+from pix2gan.evaluation.features import FeatureNetwork
+from pix2gan.evaluation.page import CASES, write_page
+from pix2gan.evaluation.scores import ImageScores, MeanScores, PairedScores, versions
+from pix2gan.evaluation.set_distances import (
+    KID_SUBSET_SIZE,
+    KID_SUBSETS,
+    frechet_distance,
+    kernel_distance,
+    perceptual_distance,
+)
 from pix2gan.file_io import atomic_write, check_writable
 
 MAX_LISTED = 20
@@ -28,24 +39,42 @@ MAX_LISTED = 20
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """What ``evaluate_folders`` found; ``images`` in the order of their names."""
+    """What ``evaluate_folders`` found.
+
+    Attributes:
+        counts: How many ``outputs`` and ``references`` there were.
+        mean: The scores of pairs; None of unpaired sets.
+        swd: Sliced Wasserstein distance of the two sets.
+        distances: ``fid``, ``kid``, ``kid_deviation`` and ``lpips``, as far as their networks were
+            given.
+        images: The scores of each pair, in the order of their names.
+        of: ``split`` and ``model`` (name and SHA-256 of the file), as far as they were given.
+    """
 
     outputs: Path
     references: Path
-    mean: MeanScores
+    counts: dict[str, int]
+    mean: MeanScores | None
+    swd: metrics.SlicedWassersteinDistance
+    distances: dict[str, float]
     images: list[ImageScores]
+    of: dict[str, Any]
     protocol: dict[str, Any]
     versions: dict[str, str]
 
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON values."""
+        swd = {"mean": self.swd.mean, "levels": self.swd.levels}
         return {
             "outputs": str(self.outputs),
             "references": str(self.references),
-            **self.mean.as_dict(),
+            **self.of,
+            "counts": self.counts,
+            **(self.mean.as_dict() if self.mean is not None else {"swd": swd}),
+            **self.distances,
             "protocol": self.protocol,
             "versions": self.versions,
-            "images": [asdict(image) | {"psnr": finite(image.psnr)} for image in self.images],
+            "images": [image.as_dict() for image in self.images],
         }
 
     def write(self, path: Path) -> None:
@@ -53,27 +82,45 @@ class EvaluationReport:
         with atomic_write(path) as file:
             file.write((json.dumps(self.as_dict(), indent=2) + "\n").encode())
 
+    def figures(self) -> dict[str, str]:
+        """The scores of the whole by name, as a person reads them."""
+        found = {}
+        if self.mean is not None:
+            found = {
+                "PSNR": f"{self.mean.psnr:.2f} dB",
+                "SSIM": f"{self.mean.ssim:.4f}",
+                "L1": f"{self.mean.l1:.4f}",
+            }
+        levels = "  ".join(f"{level}: {value:.1f}" for level, value in self.swd.levels.items())
+        found["SWD"] = f"{self.swd.mean:.1f}  ({levels})"
+        if "lpips" in self.distances:
+            found["LPIPS"] = f"{self.distances['lpips']:.4f}"
+        if "fid" in self.distances:
+            found["FID"] = f"{self.distances['fid']:.2f}"
+            found["KID"] = f"{self.distances['kid']:.5f} ± {self.distances['kid_deviation']:.5f}"
+        return found
+
     def summary(self) -> str:
         """A few lines for a person."""
-        mean = self.mean
-        levels = "  ".join(f"{level}: {value:.1f}" for level, value in mean.swd.levels.items())
-        same = f", {mean.identical} identical" if mean.identical else ""
-        return "\n".join(
-            [
-                f"{mean.count} images{same}",
-                f"PSNR  {mean.psnr:.2f} dB",
-                f"SSIM  {mean.ssim:.4f}",
-                f"L1    {mean.l1:.4f}",
-                f"SWD   {mean.swd.mean:.1f}  ({levels})",
-            ]
-        )
+        if self.mean is None:
+            first = f"{self.counts['outputs']} images against {self.counts['references']}, unpaired"
+        else:
+            same = f", {self.mean.identical} identical" if self.mean.identical else ""
+            first = f"{self.mean.count} images{same}"
+        return "\n".join([first, *(f"{name:<5} {text}" for name, text in self.figures().items())])
 
 
 def evaluate_folders(
     outputs: Path,
     references: Path,
     *,
+    unpaired: bool = False,
+    features: Path | None = None,
+    lpips: Path | None = None,
     report: Path | None = None,
+    page: Path | None = None,
+    split: str = "",
+    model: Path | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> EvaluationReport:
@@ -86,46 +133,215 @@ def evaluate_folders(
     Args:
         outputs: The translated images: a folder (with sub-folders) or a file.
         references: The real images, as many, of the same sizes: a folder or a file likewise.
+        unpaired: Compare the two as sets of any numbers and names, by the distances that need no
+            pairs: sliced Wasserstein, FID and KID.
+        features: The ONNX file of a network that makes features [N, D], for FID and KID (see
+            ``pix2gan.evaluation.features``).
+        lpips: The ONNX file of a network that makes LPIPS's feature maps.
         report: Where to write the scores as JSON, if anywhere. Missing folders are made.
-        seed: Of the sliced Wasserstein distance's patches and projections.
-        progress: Called with (pairs done, pairs in all) after each pair.
+        page: Where to write an HTML page of the best and the worst pairs.
+        split: The part of the data that this is, for the report: "test".
+        model: The file that made the outputs, or its folder; its SHA-256 goes into the report.
+        seed: Of the sliced Wasserstein distance's patches and projections, and of KID's subsets.
+        progress: Called with (images done, images in all) after each pair or image.
 
     Raises:
         DataError: Names every file without a partner; or, once all were read, every file that is
             broken, of another size than its partner, or too small. Nothing is written then.
-        ConfigError: The seed is none of torch's, or the report cannot be written where it is told
-            to be; said before anything is scored.
+        CheckpointError: If a feature network or the model cannot be read.
+        ConfigError: The seed is none of torch's, an option needs pairs, or the report cannot be
+            written where it is told to be; said before anything is scored.
     """
     if not 0 <= seed < 2**64:
         raise ConfigError(f"seed must be at least 0 and below 2**64, got {seed}")
-    pairs = match_images(Path(outputs), Path(references))
-    if report is not None:
-        _check_report(Path(report))
-    scores = PairedScores(len(pairs), seed=seed)
-    problems = []
-    for done, (name, output, reference) in enumerate(pairs, start=1):
-        try:
-            scores.add(name, *_read_pair(output, reference))
-        except (BadImageError, DataError) as error:
-            problems.append(str(error))
-        if progress is not None:
-            progress(done, len(pairs))
-    if problems:
-        raise DataError(
-            _listed(f"{len(problems)} of {len(pairs)} pairs cannot be scored", problems)
-        )
+    if unpaired and (lpips is not None or page is not None):
+        raise ConfigError("LPIPS and the page of best and worst compare pairs: leave them out")
+    outputs, references = Path(outputs), Path(references)
+    of: dict[str, Any] = {"split": split} if split else {}
+    run = _Run(
+        FeatureNetwork(Path(features), maps=False) if features is not None else None,
+        FeatureNetwork(Path(lpips), maps=True) if lpips is not None else None,
+        seed,
+    )
+    pairs = [] if unpaired else match_images(outputs, references)
+    for path in (report, page):
+        if path is not None:
+            _check_report(Path(path))
+    if model is not None:
+        of |= {"model": _hash_of(Path(model))}
     result = EvaluationReport(
-        outputs=Path(outputs),
-        references=Path(references),
-        mean=scores.mean(),
-        images=scores.images,
-        protocol={"channels": "RGB, alpha over white", **scores.protocol()},
+        outputs=outputs,
+        references=references,
+        of=of,
+        **(
+            run.of_sets(_listed_images(outputs), _listed_images(references), progress)
+            if unpaired
+            else run.of_pairs(pairs, progress)
+        ),
         versions=versions(),
     )
     if report is not None:
         Path(report).parent.mkdir(parents=True, exist_ok=True)
         result.write(Path(report))
+    if page is not None:
+        Path(page).parent.mkdir(parents=True, exist_ok=True)
+        _write_page(Path(page), result, pairs)
     return result
+
+
+class _Run:
+    """One evaluation: reads images one after the other and keeps what is needed of them."""
+
+    def __init__(
+        self, features: FeatureNetwork | None, lpips: FeatureNetwork | None, seed: int
+    ) -> None:
+        self.features, self.lpips, self.seed = features, lpips, seed
+        self.ours: list[Tensor] = []
+        self.theirs: list[Tensor] = []
+
+    def of_pairs(
+        self,
+        pairs: list[tuple[str, Path, Path]],
+        progress: Callable[[int, int], None] | None,
+    ) -> dict[str, Any]:
+        scores = PairedScores(len(pairs), seed=self.seed)
+        problems, perceptual = [], []
+        for done, (name, output, reference) in enumerate(pairs, start=1):
+            try:
+                image, real = _read_pair(output, reference)
+                scores.add(name, image, real)
+            except (BadImageError, DataError) as error:
+                problems.append(str(error))
+            else:
+                self._take(image, self.ours)
+                self._take(real, self.theirs)
+                if self.lpips is not None:
+                    distance = perceptual_distance(self.lpips(image[None]), self.lpips(real[None]))
+                    perceptual.append(float(distance))
+            if progress is not None:
+                progress(done, len(pairs))
+        if problems:
+            raise DataError(
+                _listed(f"{len(problems)} of {len(pairs)} pairs cannot be scored", problems)
+            )
+        mean, images, distances = scores.mean(), scores.images, self._distances()
+        if self.lpips is not None:
+            distances["lpips"] = sum(perceptual) / len(perceptual)
+            images = [
+                replace(image, lpips=value) for image, value in zip(images, perceptual, strict=True)
+            ]
+        return {
+            "counts": {"outputs": len(pairs), "references": len(pairs)},
+            "mean": mean,
+            "swd": mean.swd,
+            "images": images,
+            "distances": distances,
+            "protocol": self._protocol(scores.protocol()),
+        }
+
+    def of_sets(
+        self,
+        outputs: list[Path],
+        references: list[Path],
+        progress: Callable[[int, int], None] | None,
+    ) -> dict[str, Any]:
+        total = len(outputs) + len(references)
+        scores = PairedScores(max(len(outputs), len(references)), seed=self.seed)
+        patches = [metrics.LaplacianPatches(scores.patches_per_image, seed=self.seed) for _ in "ab"]
+        problems: list[str] = []
+        for done, path in enumerate([*outputs, *references], start=1):
+            second = done > len(outputs)
+            try:
+                image = _read(path)
+                _check_size(path, image)
+            except (BadImageError, DataError) as error:
+                problems.append(str(error))
+            else:
+                patches[second].add(image[None])
+                self._take(image, self.theirs if second else self.ours)
+            if progress is not None:
+                progress(done, total)
+        if problems:
+            raise DataError(_listed(f"{len(problems)} of {total} images cannot be used", problems))
+        try:
+            swd = patches[0].distance(patches[1])
+        except ValueError as error:
+            raise DataError(f"{error}: resize one of the sets.") from None
+        protocol = {k: v for k, v in scores.protocol().items() if k in ("value_range", "swd")}
+        return {
+            "counts": {"outputs": len(outputs), "references": len(references)},
+            "mean": None,
+            "swd": swd,
+            "images": [],
+            "distances": self._distances(),
+            "protocol": self._protocol({"pairs": "none", **protocol}),
+        }
+
+    def _take(self, image: Tensor, features: list[Tensor]) -> None:
+        if self.features is not None:
+            features += self.features(image[None])
+
+    def _distances(self) -> dict[str, float]:
+        """FID and KID of what was taken."""
+        if self.features is None:
+            return {}
+        ours, theirs = torch.cat(self.ours), torch.cat(self.theirs)
+        if min(len(ours), len(theirs)) < 2:
+            raise DataError("FID and KID need two images at least, and many more to mean anything.")
+        kid, deviation = kernel_distance(ours, theirs, seed=self.seed)
+        return {
+            "fid": frechet_distance(ours, theirs),
+            "kid": kid,
+            "kid_deviation": deviation,
+        }
+
+    def _protocol(self, scores: dict[str, Any]) -> dict[str, Any]:
+        protocol = {"channels": "RGB, alpha over white", "resized": "no", **scores}
+        if self.features is not None:
+            subsets = {"subsets": KID_SUBSETS, "subset_size": KID_SUBSET_SIZE, "seed": self.seed}
+            protocol["fid"] = protocol["kid"] = self.features.protocol()
+            protocol["kid"] = protocol["kid"] | subsets
+        if self.lpips is not None:
+            protocol["lpips"] = self.lpips.protocol()
+        return protocol
+
+
+def _hash_of(model: Path) -> dict[str, str]:
+    """Name and SHA-256 of a model's file."""
+    path = locate(model)[0] if model.is_dir() or model.suffix == ".safetensors" else model
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.sha256()
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror or error})") from None
+    return {"name": model.name, "file": path.name, "sha256": digest.hexdigest()}
+
+
+def _write_page(path: Path, result: EvaluationReport, pairs: list[tuple[str, Path, Path]]) -> None:
+    """The pairs of lowest and of highest SSIM."""
+    files = {name: (output, reference) for name, output, reference in pairs}
+    ranked = sorted(result.images, key=lambda image: (image.ssim, image.name))
+    count = min(CASES, len(ranked) - len(ranked) // 2)
+    sections = {
+        "Worst by SSIM": ranked[:count],
+        "Best by SSIM": ranked[::-1][: len(ranked) // 2][:count],
+    }
+    write_page(
+        path,
+        f"{result.outputs} against {result.references}",
+        {"Images": str(len(ranked)), **result.figures()},
+        [
+            (heading, [(image, *_read_pair(*files[image.name])) for image in images])
+            for heading, images in sections.items()
+            if images
+        ],
+    )
+
+
+def _listed_images(path: Path) -> list[Path]:
+    return [path] if path.is_file() else [path / name for name in _images_in(path)]
 
 
 def _check_report(path: Path) -> None:
@@ -208,10 +424,14 @@ def _read_pair(output: Path, reference: Path) -> tuple[Tensor, Tensor]:
         raise DataError(
             f"{output} is {_size(image)} pixels and {reference} {_size(real)}: resize one of them."
         )
+    _check_size(output, image)
+    return image, real
+
+
+def _check_size(path: Path, image: Tensor) -> None:
     if min(image.shape[-2:]) < metrics.SSIM_WINDOW:
         least = f"{metrics.SSIM_WINDOW} x {metrics.SSIM_WINDOW}"
-        raise DataError(f"{output} is {_size(image)} pixels, and the scores need {least}.")
-    return image, real
+        raise DataError(f"{path} is {_size(image)} pixels, and the scores need {least}.")
 
 
 def _read(path: Path) -> Tensor:

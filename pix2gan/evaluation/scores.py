@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Any
 
@@ -25,6 +25,12 @@ class ImageScores:
     psnr: float  # dB; infinite where the image equals its reference
     ssim: float
     l1: float  # of a value range of 1
+    lpips: float | None = None  # where its network was given
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON values; an infinite PSNR, which JSON does not have, becomes None."""
+        values = asdict(self) | {"psnr": finite(self.psnr)}
+        return {key: value for key, value in values.items() if key != "lpips" or value is not None}
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,7 @@ class PairedScores:
 
     def __init__(self, expected: int, *, seed: int = 0) -> None:
         patches = max(1, min(metrics.PATCHES_PER_IMAGE, MAX_PATCHES // max(1, expected)))
+        self.patches_per_image = patches
         self.images: list[ImageScores] = []
         self._patches = metrics.LaplacianPatches(patches, seed=seed)
         self._reference_patches = metrics.LaplacianPatches(patches, seed=seed)

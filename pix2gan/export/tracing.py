@@ -33,7 +33,7 @@ class Plain(nn.Module):
 
 
 class PlainStyled(nn.Module):
-    """The same of a generator with styles; a code of zeros stands for the fixed style.
+    """The same of a generator with styles, one code for the batch; zeros stand for the fixed style.
 
     Only a code's direction counts, and zeros have none, so that no code is lost by this.
     """
@@ -49,9 +49,13 @@ class PlainStyled(nn.Module):
 
     def forward(self, image: Tensor, style: Tensor) -> Tensor:
         generator = self.generator
-        given = style.abs().amax(1, keepdim=True) > 0  # [N, 1]
+        given = style.abs().amax(1, keepdim=True) > 0  # [1, 1]
         codes = torch.where(given, generator.mapping(style), self.fixed)
-        styles = generator.affine(codes).split(generator.style_sizes, dim=1)
+        # A row for each image, made by an addition: a view of one row would be asked for its
+        # memory format, which a batch of one answers differently.
+        rows = image.new_zeros(image.shape[0], 1)
+        parts = generator.affine(codes).split(generator.style_sizes, dim=1)
+        styles = [part + rows for part in parts]
         last = len(generator.stage_channels) - 1
         return generator.run_stages(image, (last,), styles)[last]
 
@@ -59,22 +63,25 @@ class PlainStyled(nn.Module):
 def trace(generator: Generator) -> ExportedProgram:
     """The graph of a generator, on the CPU and in evaluation mode.
 
-    Its inputs are the image [N, C, H, W] and, of a generator with styles, the style codes [N, Z];
+    Its inputs are the image [N, C, H, W] and, of a generator with styles, the style code [1, Z];
     N is any number, H and W are multiples of ``generator.multiple`` from ``minimum_size`` on.
     """
     multiple = generator.multiple
     least = -(-generator.minimum_size // multiple)
-    batch = Dim("batch", min=1)
     image = torch.zeros(2, generator.in_channels, (least + 1) * multiple, (least + 2) * multiple)
     dims: list[dict[int, Any]] = [
-        {0: batch, 2: multiple * Dim("h", min=least), 3: multiple * Dim("w", min=least)}
+        {
+            0: Dim("batch", min=1),
+            2: multiple * Dim("h", min=least),
+            3: multiple * Dim("w", min=least),
+        }
     ]
     inputs: tuple[Tensor, ...] = (image,)
     module: nn.Module = Plain(generator)
     if isinstance(generator, StyledGenerator):
         module = PlainStyled(generator)
-        inputs = (image, torch.ones(2, generator.style_channels))
-        dims.append({0: batch})
+        inputs = (image, torch.ones(1, generator.style_channels))
+        dims.append({})
     # Or the graph would insist on inner planes of more than one pixel.
     any_size = torch.fx.experimental._config.patch(  # type: ignore[attr-defined]
         backed_size_oblivious=True

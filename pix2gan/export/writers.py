@@ -40,7 +40,7 @@ def write_onnx(program: ExportedProgram, description: Description, path: Path) -
     sizes = {0: "batch", 2: "height", 3: "width"}
     inputs: dict[str, dict[int, str]] = {IMAGE: sizes}
     if description.style_channels:
-        inputs[STYLE] = {0: "batch"}
+        inputs[STYLE] = {}
     with quiet_exporters():
         made = torch.onnx.export(
             program,
@@ -71,6 +71,7 @@ def write_torch(program: ExportedProgram, description: Description, path: Path) 
     for node in program.graph.nodes:
         for origin in _ORIGINS:
             node.meta.pop(origin, None)
+    program.example_inputs = None
     with quiet_exporters():
         torch.export.save(program, path, extra_files={f"{KEY}.json": description.to_json()})
 
