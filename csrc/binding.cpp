@@ -699,8 +699,10 @@ bool use_instruction_set(const std::string& name) {
 #define PIX2GAN_SOURCE_HASH unknown
 #endif
 
-// Found in the file before it is loaded, so that a library built from other sources is not.
-const char source_hash[] = "PIX2GAN_SOURCE_HASH=" PIX2GAN_STRING(PIX2GAN_SOURCE_HASH);
+// Found in the file before it is loaded, so that a library built from other sources is not. "used":
+// else the compiler puts the last bytes into its instructions, and the rest is not found.
+__attribute__((used)) const char source_hash[] =
+    "PIX2GAN_SOURCE_HASH=" PIX2GAN_STRING(PIX2GAN_SOURCE_HASH);
 
 std::string build() { return source_hash; }
 

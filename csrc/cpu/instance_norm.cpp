@@ -3,9 +3,10 @@
 //
 // x is read twice, y written once. Contiguous tensors: where there are many planes, a thread does
 // both passes over one plane, which its cache still holds; large and few planes are cut into
-// chunks. Channels-last: one pass sums chunks of rows for all channels, another writes. Chunks
-// depend on the shape alone and are merged in order, so results do not depend on the number of
-// threads.
+// chunks. Channels-last: one pass sums, another writes chunks of rows. What is summed is chunks of
+// rows for all channels or, where there are enough of them, blocks of channels for all chunks of
+// rows: then only means and scales go from thread to thread. Chunks depend on the shape alone and
+// are merged in order, so results do not depend on the number of threads.
 
 #include <cmath>
 
@@ -137,30 +138,75 @@ void normalise_planes(const InstanceNormAct& k, const Workers& workers) {
 
 // ---------------------------------------------------------------------------------- channels-last
 
-struct SumRows {
+// Sums of chunks of rows, for channels [first, first + channels).
+struct RowSums {
+    const Loops& set;
     InstanceNormLoops loops;
     Type type;
     const void* x;
     int64_t c, w;
     Chunks chunks;
+
+    template <class Struct>
+    RowSums(const Struct& k, const Loops& set, const InstanceNormLoops& loops)
+        : set(set), loops(loops), type(k.type), x(k.x), c(k.c), w(k.w), chunks(k.h, k.w * k.c) {}
+
+    // sums: [3, channels]
+    void sum(int64_t n, int64_t chunk, int64_t first, int64_t channels, float* sums) const {
+        const int64_t begin = chunks.begin(chunk), rows = chunks.end(chunk) - begin;
+        loops.sum_pixels(at(x, (n * chunks.height + begin) * w * c + first, type), rows * w, c,
+                         channels, sums);
+    }
+
+    // Adds a chunk to the mean and m2 [channels] of those before it.
+    void merge(int64_t chunk, const float* sums, int64_t channels, double* mean, double* m2) const {
+        const int64_t begin = chunks.begin(chunk), rows = chunks.end(chunk) - begin;
+        for (int64_t i = 0; chunk == 0 && i < channels; i++) mean[i] = m2[i] = 0;
+        set.merge_sums(sums, channels, static_cast<double>(rows * w),
+                       static_cast<double>(begin * w), mean, m2);
+    }
+};
+
+struct SumRows {
+    RowSums rows;
     float* sums;  // [n, chunks, 3, c]
 
     void operator()(int64_t begin, int64_t end) const {
-        for (int64_t i = begin; i < end; i++) {
-            const int64_t n = i / chunks.count, chunk = i % chunks.count;
-            const int64_t first = chunks.begin(chunk), last = chunks.end(chunk);
-            loops.sum_pixels(at(x, (n * chunks.height + first) * w * c, type), (last - first) * w,
-                             c, sums + i * 3 * c);
-        }
+        for (int64_t i = begin; i < end; i++)
+            rows.sum(i / rows.chunks.count, i % rows.chunks.count, 0, rows.c,
+                     sums + i * 3 * rows.c);
     }
 
     // The mean and m2 [c] of image n.
-    void merge(const Loops& set, int64_t n, double* mean, double* m2) const {
-        for (int64_t i = 0; i < c; i++) mean[i] = m2[i] = 0;
-        for (int64_t chunk = 0; chunk < chunks.count; chunk++)
-            set.merge_sums(sums + (n * chunks.count + chunk) * 3 * c, c,
-                           static_cast<double>((chunks.end(chunk) - chunks.begin(chunk)) * w),
-                           static_cast<double>(chunks.begin(chunk) * w), mean, m2);
+    void merge(int64_t n, double* mean, double* m2) const {
+        for (int64_t chunk = 0; chunk < rows.chunks.count; chunk++)
+            rows.merge(chunk, sums + (n * rows.chunks.count + chunk) * 3 * rows.c, rows.c, mean,
+                       m2);
+    }
+};
+
+// Whole cache lines, and as many channels as leave what the inner loops need in registers.
+constexpr int64_t block_channels = 64;
+
+struct SumBlocks {
+    const InstanceNormAct& k;
+    RowSums rows;
+    float* affine;  // [n, 3, c]
+
+    int64_t tasks() const { return k.n * (k.c / block_channels); }
+
+    void operator()(int64_t begin, int64_t end) const {
+        alignas(64) float sums[3 * block_channels];
+        double mean[block_channels], m2[block_channels];
+        for (int64_t i = begin; i < end; i++) {
+            const int64_t n = i / (k.c / block_channels);
+            const int64_t first = i % (k.c / block_channels) * block_channels;
+            for (int64_t chunk = 0; chunk < rows.chunks.count; chunk++) {
+                rows.sum(n, chunk, first, block_channels, sums);
+                rows.merge(chunk, sums, block_channels, mean, m2);
+            }
+            rows.set.finish_channels(k, n, first, block_channels, mean, m2, affine + n * 3 * k.c);
+        }
     }
 };
 
@@ -187,17 +233,29 @@ struct WriteRows {
 void normalise_images(const InstanceNormAct& k, const Workers& workers) {
     const Loops& set = best_loops_for_channels(k.c);
     const InstanceNormLoops loops = set.instance_norm(k.type, k.act, k.residual != nullptr);
-    const Chunks chunks(k.h, k.w * k.c);
+    const RowSums rows(k, set, loops);
+    const Chunks& chunks = rows.chunks;
+    Scratch<float> affine(k.n * 3 * k.c);
+    const SumBlocks blocks = {k, rows, affine.get()};
     const bool given = k.given_mean != nullptr;
-    Scratch<float> sums(given ? 0 : k.n * chunks.count * 3 * k.c), affine(k.n * 3 * k.c);
-    Scratch<double> moments(2 * k.c);
-    double *mean = moments.get(), *m2 = mean + k.c;
-    const SumRows sum = {loops, k.type, k.x, k.c, k.w, chunks, sums.get()};
-    if (!given) run(workers, k.n * chunks.count, sum);
-    for (int64_t n = 0; n < k.n; n++) {
-        if (!given) sum.merge(set, n, mean, m2);
-        for (int64_t c = 0; given && c < k.c; c++) mean[c] = k.given_mean[n * k.c + c];
-        set.finish_image(k, n, mean, m2, affine.get() + n * 3 * k.c);
+    // Blocks are taken where they keep the threads as busy as rows do.
+    const int64_t most = ceil_div(blocks.tasks(), workers.count) * workers.count;
+    if (!given && k.c % block_channels == 0 && 4 * most <= 5 * blocks.tasks()) {
+        if (chunks.count == 1)
+            blocks(0, blocks.tasks());
+        else
+            run(workers, blocks.tasks(), blocks);
+    } else {
+        Scratch<float> parts(given ? 0 : k.n * chunks.count * 3 * k.c);
+        Scratch<double> moments(2 * k.c);
+        double *mean = moments.get(), *m2 = mean + k.c;
+        const SumRows sum = {rows, parts.get()};
+        if (!given) run(workers, k.n * chunks.count, sum);
+        for (int64_t n = 0; n < k.n; n++) {
+            if (!given) sum.merge(n, mean, m2);
+            for (int64_t c = 0; given && c < k.c; c++) mean[c] = k.given_mean[n * k.c + c];
+            set.finish_channels(k, n, 0, k.c, mean, m2, affine.get() + n * 3 * k.c);
+        }
     }
     run(workers, k.n * chunks.count, WriteRows{k, loops, chunks, affine.get()});
 }
@@ -222,14 +280,14 @@ void instance_norm_stats(const InstanceNormStats& k, const Workers& workers) {
     const Loops& set = k.channels_last ? best_loops_for_channels(k.c) : best_loops();
     const InstanceNormLoops loops = set.instance_norm(k.type, Act::linear, false);
     if (!k.channels_last) return run(workers, k.n * k.c, PlaneMoments{k, PlaneChunks(k, loops)});
-    const Chunks chunks(k.h, k.w * k.c);
-    Scratch<float> sums(k.n * chunks.count * 3 * k.c);
+    const RowSums rows(k, set, loops);
+    Scratch<float> parts(k.n * rows.chunks.count * 3 * k.c);
     Scratch<double> moments(2 * k.c);
     double *mean = moments.get(), *m2 = mean + k.c;
-    const SumRows sum = {loops, k.type, k.x, k.c, k.w, chunks, sums.get()};
-    run(workers, k.n * chunks.count, sum);
+    const SumRows sum = {rows, parts.get()};
+    run(workers, k.n * rows.chunks.count, sum);
     for (int64_t n = 0; n < k.n; n++) {
-        sum.merge(set, n, mean, m2);
+        sum.merge(n, mean, m2);
         for (int64_t c = 0; c < k.c; c++) {
             k.mean[n * k.c + c] = static_cast<float>(mean[c]);
             k.m2[n * k.c + c] = static_cast<float>(m2[c]);

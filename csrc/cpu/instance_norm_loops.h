@@ -214,45 +214,157 @@ struct Vectors {
     }
 };
 
+// The sums of x - k and its square, k being the mean of a part.
+template <class T, int count>
+PIX2GAN_INLINE void shifted_sums(const T* x, int64_t pixels, int64_t stride, int64_t channels,
+                                 float* sums) {
+    using V = Vectors<T, count>;
+    const int64_t every = pixels >= 8 * sample_every ? sample_every : 1;
+    const float share = 1.0f / static_cast<float>(ceil_div(pixels, every));
+    V k = {}, total1 = {}, total2 = {};
+    for (int64_t i = 0; i < pixels; i += every) {
+        const V v = V::load_from(x + i * stride);
+        for (int j = 0; j < count; j++) k.v[j] += v.v[j];
+    }
+    for (int j = 0; j < count; j++) k.v[j] *= share;
+    for (int64_t i = 0; i < pixels;) {
+        const int64_t stop = smaller(pixels, i + flush_every);
+        V s1 = {}, s2 = {};
+        for (; i < stop; i++) {
+            const V v = V::load_from(x + i * stride);
+            for (int j = 0; j < count; j++) {
+                const F d = v.v[j] - k.v[j];
+                s1.v[j] += d;
+                s2.v[j] += d * d;
+            }
+        }
+        for (int j = 0; j < count; j++) total1.v[j] += s1.v[j], total2.v[j] += s2.v[j];
+    }
+    k.store_floats(sums);
+    total1.store_floats(sums + channels);
+    total2.store_floats(sums + 2 * channels);
+}
+
+#if PIX2GAN_LEVEL >= 3
+// The same for bfloat16 without a shift, by an instruction that adds two products to each float:
+// half as much work. Sums of x and x * x keep what counts, as long as they are short:
+// significands of 8 bits have products of 16, of which float adds up flush_every exactly where all
+// |x| lie within a factor of 2 of each other. Where they do not, the deviation is at least about
+// the largest |x| / sqrt(8 flush_every), and rounding costs at most about 2^-12 of the variance.
+// Longer sums are taken in double.
+//
+// Vectors 2 j and 2 j + 1 hold channels 0-3, 8-11, 16-19, 24-27 and 4-7, 12-15, ... of 32.
+template <int count>
+struct SquareSums {
+    __m512d sum1[2 * count], sum2[2 * count];
+
+    PIX2GAN_INLINE SquareSums(const bfloat16* x, int64_t pixels, int64_t stride) {
+        static const bfloat16 zeros[count * lanes] = {};
+        const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
+        for (int j = 0; j < 2 * count; j++) sum1[j] = sum2[j] = _mm512_setzero_pd();
+        for (int64_t i = 0; i < pixels;) {
+            const int64_t stop = smaller(pixels, i + flush_every);
+            __m512 s1[count], s2[count];
+            for (int j = 0; j < count; j++) s1[j] = s2[j] = _mm512_setzero_ps();
+            for (; i < stop; i += 2) {
+                const bfloat16 *first = x + i * stride,
+                               *second = i + 1 < pixels ? first + stride : zeros;
+                for (int j = 0; j < count; j += 2) {
+                    const __m512i a = _mm512_loadu_si512(first + j * lanes);
+                    const __m512i b = _mm512_loadu_si512(second + j * lanes);
+                    const __m512bh low = (__m512bh)_mm512_unpacklo_epi16(a, b);
+                    const __m512bh high = (__m512bh)_mm512_unpackhi_epi16(a, b);
+                    s1[j] = _mm512_dpbf16_ps(s1[j], low, ones);
+                    s1[j + 1] = _mm512_dpbf16_ps(s1[j + 1], high, ones);
+                    s2[j] = _mm512_dpbf16_ps(s2[j], low, low);
+                    s2[j + 1] = _mm512_dpbf16_ps(s2[j + 1], high, high);
+                }
+            }
+            for (int j = 0; j < count; j++) add(s1[j], sum1 + 2 * j), add(s2[j], sum2 + 2 * j);
+        }
+    }
+
+    PIX2GAN_INLINE static void add(__m512 v, __m512d* to) {
+        to[0] = _mm512_add_pd(to[0], _mm512_cvtps_pd(_mm512_castps512_ps256(v)));
+        to[1] = _mm512_add_pd(to[1], _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1)));
+    }
+
+    // False, and nothing stored, where a square was infinite or not a number.
+    PIX2GAN_INLINE bool store_shifted(int64_t pixels, int64_t channels, float* sums) const {
+        const __m512d n = _mm512_set1_pd(static_cast<double>(pixels));
+        const __m512d each = _mm512_set1_pd(1 / static_cast<double>(pixels));
+        __m512 shift[count], shifted1[count], shifted2[count];
+        __m512d total = _mm512_setzero_pd();
+        for (int j = 0; j < count; j++) {
+            __m256 part[3][2];
+            for (int half = 0; half < 2; half++) {
+                const __m512d s1 = sum1[2 * j + half], s2 = sum2[2 * j + half];
+                const __m512d mean = _mm512_mul_pd(s1, each);
+                part[0][half] = _mm512_cvtpd_ps(mean);
+                // What is left of the sum of x, and m2 about the rounded mean.
+                const __m512d left = _mm512_fnmadd_pd(_mm512_cvtps_pd(part[0][half]), n, s1);
+                const __m512d m2 = _mm512_fmadd_pd(_mm512_mul_pd(left, left), each,
+                                                   _mm512_fnmadd_pd(s1, mean, s2));
+                part[1][half] = _mm512_cvtpd_ps(left), part[2][half] = _mm512_cvtpd_ps(m2);
+                total = _mm512_add_pd(total, s2);
+            }
+            shift[j] = joined(part[0]), shifted1[j] = joined(part[1]);
+            shifted2[j] = joined(part[2]);
+        }
+        if (!(_mm512_reduce_add_pd(total) < 1e300)) return false;
+        store_in_order(shift, sums);
+        store_in_order(shifted1, sums + channels);
+        store_in_order(shifted2, sums + 2 * channels);
+        return true;
+    }
+
+    PIX2GAN_INLINE static __m512 joined(const __m256* halves) {
+        return _mm512_insertf32x8(_mm512_castps256_ps512(halves[0]), halves[1], 1);
+    }
+
+    PIX2GAN_INLINE static void store_in_order(const __m512* v, float* to) {
+        const __m512i front =
+            _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
+        const __m512i back =
+            _mm512_setr_epi32(8, 9, 10, 11, 24, 25, 26, 27, 12, 13, 14, 15, 28, 29, 30, 31);
+        for (int j = 0; j < count; j += 2) {
+            _mm512_storeu_ps(to + j * lanes, _mm512_permutex2var_ps(v[j], front, v[j + 1]));
+            _mm512_storeu_ps(to + (j + 1) * lanes, _mm512_permutex2var_ps(v[j], back, v[j + 1]));
+        }
+    }
+};
+#endif
+
+template <int count, class T>
+PIX2GAN_INLINE bool squares_summed(const T*, int64_t, int64_t, int64_t, float*) {
+    return false;
+}
+#if PIX2GAN_LEVEL >= 3
+template <int count>
+PIX2GAN_INLINE bool squares_summed(const bfloat16* x, int64_t pixels, int64_t stride,
+                                   int64_t channels, float* sums) {
+    if (count % 2 != 0) return false;
+    const SquareSums<count + count % 2> found(x, pixels, stride);
+    return found.store_shifted(pixels, channels, sums);
+}
+#endif
+
 template <class T>
 struct SumBlock {
     const T* x;
-    int64_t pixels, channels;
+    int64_t pixels, stride, channels;
     float* sums;
 
     template <int count>
     PIX2GAN_OUTLINE void run(int64_t c, int64_t) const {
-        using V = Vectors<T, count>;
-        const int64_t every = pixels >= 8 * sample_every ? sample_every : 1;
-        const float share = 1.0f / static_cast<float>(ceil_div(pixels, every));
-        V k = {}, total1 = {}, total2 = {};
-        for (int64_t i = 0; i < pixels; i += every) {
-            const V v = V::load_from(x + i * channels + c);
-            for (int j = 0; j < count; j++) k.v[j] += v.v[j];
-        }
-        for (int j = 0; j < count; j++) k.v[j] *= share;
-        for (int64_t i = 0; i < pixels;) {
-            const int64_t stop = smaller(pixels, i + flush_every);
-            V s1 = {}, s2 = {};
-            for (; i < stop; i++) {
-                const V v = V::load_from(x + i * channels + c);
-                for (int j = 0; j < count; j++) {
-                    const F d = v.v[j] - k.v[j];
-                    s1.v[j] += d;
-                    s2.v[j] += d * d;
-                }
-            }
-            for (int j = 0; j < count; j++) total1.v[j] += s1.v[j], total2.v[j] += s2.v[j];
-        }
-        k.store_floats(sums + c);
-        total1.store_floats(sums + channels + c);
-        total2.store_floats(sums + 2 * channels + c);
+        if (squares_summed<count>(x + c, pixels, stride, channels, sums + c)) return;
+        shifted_sums<T, count>(x + c, pixels, stride, channels, sums + c);
     }
 };
 
 template <class T>
-void sum_pixels(const void* x, int64_t pixels, int64_t channels, float* sums) {
-    for_channels(channels, SumBlock<T>{static_cast<const T*>(x), pixels, channels, sums});
+void sum_pixels(const void* x, int64_t pixels, int64_t stride, int64_t channels, float* sums) {
+    for_channels(channels, SumBlock<T>{static_cast<const T*>(x), pixels, stride, channels, sums});
 }
 
 inline void merge_sums(const float* sums, int64_t channels, double pixels, double count,
@@ -297,27 +409,26 @@ struct NormaliseBlock {
     }
 };
 
-inline void finish_image(const InstanceNormAct& k, int64_t n, const double* mean, const double* m2,
-                         float* affine) {
-    const int64_t channels = k.c;
+inline void finish_channels(const InstanceNormAct& k, int64_t n, int64_t first, int64_t channels,
+                            const double* mean, const double* m2, float* affine) {
     const double each = 1 / static_cast<double>(k.h * k.w), eps = k.eps;
-    const float* weight = k.weight != nullptr ? k.weight + n * k.weight_image : nullptr;
-    const float* bias = k.bias != nullptr ? k.bias + n * k.bias_image : nullptr;
-    float *means = k.mean + n * channels, *rstds = k.rstd + n * channels;
-    float *scales = affine + channels, *shifts = affine + 2 * channels;
+    const float* weight = k.weight != nullptr ? k.weight + n * k.weight_image + first : nullptr;
+    const float* bias = k.bias != nullptr ? k.bias + n * k.bias_image + first : nullptr;
+    float *means = k.mean + n * k.c + first, *rstds = k.rstd + n * k.c + first;
+    float *rounded = affine + first, *scales = rounded + k.c, *shifts = scales + k.c;
     if (k.given_mean == nullptr) {
         for (int64_t c = 0; c < channels; c++)
             rstds[c] = static_cast<float>(1 / __builtin_sqrt(m2[c] * each + eps));
     } else {
-        for (int64_t c = 0; c < channels; c++) rstds[c] = k.given_rstd[n * channels + c];
+        for (int64_t c = 0; c < channels; c++) rstds[c] = k.given_rstd[n * k.c + first + c];
     }
-    for (int64_t c = 0; c < channels; c++) means[c] = affine[c] = static_cast<float>(mean[c]);
+    for (int64_t c = 0; c < channels; c++) means[c] = rounded[c] = static_cast<float>(mean[c]);
     for (int64_t c = 0; c < channels; c++)
         scales[c] = weight != nullptr ? rstds[c] * weight[c] : rstds[c];
     // What rounding the mean to a float leaves out goes into the shift.
     for (int64_t c = 0; c < channels; c++)
         shifts[c] = static_cast<float>((bias != nullptr ? bias[c] : 0.0f) -
-                                       (mean[c] - affine[c]) * scales[c]);
+                                       (mean[c] - rounded[c]) * scales[c]);
 }
 
 // Many channels: pixel by pixel, in the order of memory, which counts for more than to have the
@@ -352,11 +463,111 @@ PIX2GAN_OUTLINE void order_affine(const float* affine, int64_t channels, float* 
     }
 }
 
+// Whether there was a faster way, which was taken then.
 template <Kind kind, bool with_residual, class T>
-void normalise_image(const InstanceNormAct& k, const void* from, const void* added, void* to,
-                     int64_t first, int64_t last, const float* affine) {
-    const T *x = static_cast<const T*>(from), *residual = static_cast<const T*>(added);
-    T* y = static_cast<T*>(to);
+PIX2GAN_INLINE bool normalised_by_products(const InstanceNormAct&, const T*, const T*, T*, int64_t,
+                                           int64_t, const float*) {
+    return false;
+}
+
+#if PIX2GAN_LEVEL >= 3
+// For bfloat16, by the instruction that adds two products to each float: x times a scale that is
+// the sum of two bfloat16, exact to 2^-16 of it, and a shift that is that of the rounded scale, so
+// that the mean still comes to 0. For two vectors of channels, from `first` on.
+struct Products {
+    __m512i scale[2];
+    F shift[2];
+    int64_t first;
+
+    // False where the mean is so many deviations that x * scale would leave too few of float's
+    // digits, and where something is not finite.
+    PIX2GAN_INLINE bool prepare(const float* affine, int64_t channels, int64_t c) {
+        first = c;
+        I good[2];
+        for (int j = 0; j < 2; j++) {
+            const float* at = affine + c + j * lanes;
+            const F mean = load(at), exact = load(at + channels);
+            const U high = round_to_bfloat16(exact) & 0xffff0000u;
+            const U low = round_to_bfloat16(exact - (F)high) & 0xffff0000u;
+            const F offset = mean * ((F)high + (F)low);
+            scale[j] = (__m512i)(high >> 16 | low);
+            shift[j] = load(at + 2 * channels) - offset;
+            good[j] = (absolute(exact) <= splat(1e15f)) & (absolute(shift[j]) <= splat(1e30f)) &
+                      (absolute(offset) <= splat(256.0f));
+        }
+        return _mm512_movepi32_mask((__m512i)(good[0] & good[1])) == 0xffff;
+    }
+};
+
+// `in_bits`: no y is a NaN, and the larger of its bits and 0, as integers, is its relu, for both
+// vectors at once.
+template <Kind kind, bool with_residual, bool in_bits>
+PIX2GAN_OUTLINE void write_products(const InstanceNormAct& k, const Products* products,
+                                    int64_t blocks, const bfloat16* x, const bfloat16* residual,
+                                    bfloat16* y) {
+    const U lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    const __m512i front = (__m512i)(lane * 0x10001u);
+    const __m512i back = (__m512i)(lane * 0x10001u + 0x100010u);
+    const int64_t pixels = k.w, channels = k.c;
+    const Act act = k.act;
+    const float alpha = k.alpha;
+    const auto write = [&](const Products& p, int64_t at) __attribute__((always_inline)) {
+        // Each element twice, for the two parts of its scale.
+        const __m512i v = _mm512_loadu_si512(x + at);
+        F a = (F)_mm512_dpbf16_ps((__m512)p.shift[0], (__m512bh)_mm512_permutexvar_epi16(front, v),
+                                  (__m512bh)p.scale[0]);
+        F b = (F)_mm512_dpbf16_ps((__m512)p.shift[1], (__m512bh)_mm512_permutexvar_epi16(back, v),
+                                  (__m512bh)p.scale[1]);
+        if (!in_bits) {
+            a = activation::value<kind>(act, a, alpha);
+            b = activation::value<kind>(act, b, alpha);
+        }
+        if (with_residual) a += load(residual + at), b += load(residual + at + lanes);
+        __m512i both = (__m512i)_mm512_cvtne2ps_pbh((__m512)b, (__m512)a);
+        if (in_bits) both = _mm512_max_epi16(both, _mm512_setzero_si512());
+        _mm512_storeu_si512(y + at, both);
+    };
+    if (blocks == 2) {  // a copy, so that all of it stays in registers
+        const Products p = products[0], q = products[1];
+        for (int64_t i = 0; i < pixels; i++)
+            write(p, i * channels + p.first), write(q, i * channels + q.first);
+    } else {
+        const Products p = products[0];
+        for (int64_t i = 0; i < pixels; i++) write(p, i * channels + p.first);
+    }
+}
+
+template <Kind kind, bool with_residual>
+PIX2GAN_INLINE bool normalised_by_products(const InstanceNormAct& k, const bfloat16* x,
+                                           const bfloat16* residual, bfloat16* y, int64_t first,
+                                           int64_t last, const float* affine) {
+    if (kind == activation::any || k.c < 2 * lanes) return false;
+    const int64_t blocks = ceil_div(k.c, 2 * lanes);
+    Scratch<Products> products(blocks);
+    for (int64_t block = 0; block < blocks; block++) {
+        const int64_t c = smaller(block * 2 * lanes, k.c - 2 * lanes);
+        if (!products[block].prepare(affine, k.c, c)) return false;
+    }
+    // With statistics of its own, x is finite where they are.
+    const bool in_bits = kind == activation::relu && !with_residual && k.given_mean == nullptr;
+    const auto write = in_bits ? write_products < kind, with_residual,
+               kind == activation::relu && !with_residual >
+        : write_products<kind, with_residual, false>;
+    for (int64_t block = 0; block < blocks; block += 2) {
+        for (int64_t h = first; h < last; h++) {
+            const int64_t at = h * k.w * k.c;
+            write(k, products.get() + block, smaller(2, blocks - block), x + at,
+                  with_residual ? residual + at : nullptr,
+                  y + ((h + k.pad) * (k.w + 2 * k.pad) + k.pad) * k.c);
+        }
+    }
+    return true;
+}
+#endif
+
+template <Kind kind, bool with_residual, class T>
+PIX2GAN_INLINE void normalise_rows(const InstanceNormAct& k, const T* x, const T* residual, T* y,
+                                   int64_t first, int64_t last, const float* affine) {
     const bool many = k.c > 4 * lanes;
     Scratch<float> ordered(many ? 3 * k.c : 0);
     if (many) order_affine<T>(affine, k.c, ordered.get());
@@ -372,6 +583,15 @@ void normalise_image(const InstanceNormAct& k, const void* from, const void* add
             if (k.c % (2 * lanes) != 0) block.template run<2>(k.c - 2 * lanes, 0);
         }
     }
+}
+
+template <Kind kind, bool with_residual, class T>
+void normalise_image(const InstanceNormAct& k, const void* from, const void* added, void* to,
+                     int64_t first, int64_t last, const float* affine) {
+    const T *x = static_cast<const T*>(from), *residual = static_cast<const T*>(added);
+    T* y = static_cast<T*>(to);
+    if (!normalised_by_products<kind, with_residual>(k, x, residual, y, first, last, affine))
+        normalise_rows<kind, with_residual>(k, x, residual, y, first, last, affine);
     if (k.pad > 0) pad_rows(k, y, first, last, k.c);
 }
 

@@ -39,7 +39,7 @@ extern const Loops table = {
     scale_act_loops::find,
     scale_act_loops::find_weight,
     instance_norm_loops::merge_sums,
-    instance_norm_loops::finish_image,
+    instance_norm_loops::finish_channels,
 };
 
 }  // namespace pix2gan::cpu::PIX2GAN_ISA

@@ -29,8 +29,10 @@ struct InstanceNormLoops {
     // Rows [first, last) of one plane, and the padding that is copied from them.
     void (*normalise_plane)(const InstanceNormAct&, const void* x, const void* residual, void* y,
                             int64_t first, int64_t last, const Affine&);
-    // Channels-last: sums is [3, channels], the shift and the sums of x - shift and its square.
-    void (*sum_pixels)(const void* x, int64_t pixels, int64_t channels, float* sums);
+    // Channels-last: `channels` of the channels of pixels that lie `stride` elements apart; sums is
+    // [3, channels], a shift and the sums of x - shift and its square.
+    void (*sum_pixels)(const void* x, int64_t pixels, int64_t stride, int64_t channels,
+                       float* sums);
     // affine is [3, channels]: mean, scale, shift.
     void (*normalise_image)(const InstanceNormAct&, const void* x, const void* residual, void* y,
                             int64_t first, int64_t last, const float* affine);
@@ -132,9 +134,10 @@ struct Loops {
     // One more chunk of `pixels` sums as above into the mean and m2 [channels] of `count` pixels.
     void (*merge_sums)(const float* sums, int64_t channels, double pixels, double count,
                        double* mean, double* m2);
-    // The statistics and the affine map [3, channels] of image n from its mean and m2.
-    void (*finish_image)(const InstanceNormAct&, int64_t n, const double* mean, const double* m2,
-                         float* affine);
+    // The statistics and the affine map of channels [first, first + channels) of image n from
+    // their mean and m2; affine is that of the image.
+    void (*finish_channels)(const InstanceNormAct&, int64_t n, int64_t first, int64_t channels,
+                            const double* mean, const double* m2, float* affine);
 };
 
 namespace baseline {

@@ -16,8 +16,8 @@ class Terms {
         : fy_(k.filter_h * k.filter_h), fx_(k.filter_h * k.filter_w), rank_one_(k.separable) {
         if (k.separable) {
             for (int64_t i = 0; i < k.filter_w; i++) {
-                fx_[i] = k.f[k.correlate ? i : k.filter_w - 1 - i];
-                fy_[i] = fx_[i] * k.gain;
+                fy_[i] = k.f[k.correlate ? i : k.filter_w - 1 - i];
+                fx_[i] = fy_[i] * k.gain;
             }
             return;
         }
@@ -36,7 +36,8 @@ class Terms {
     const float* fx() const { return fx_.get(); }
 
   private:
-    // f = column (x) row through its largest element, if that is so to a rounding error.
+    // f = column (x) row through its largest element, if that is so to a rounding error. The column
+    // keeps its numbers, which few bits may be enough for.
     bool factor(const Upfirdn2d& k, const float* f) {
         int64_t peak = 0;
         const int64_t size = k.filter_h * k.filter_w;
@@ -46,14 +47,15 @@ class Terms {
         if (!(std::fabs(largest) > 0) || !std::isfinite(largest)) return false;
         const float *row = f + peak / k.filter_w * k.filter_w, *column = f + peak % k.filter_w;
         for (int64_t i = 0; i < k.filter_h; i++) {
-            const double share = column[i * k.filter_w] / largest;
-            fy_[i] = static_cast<float>(share * k.gain);
+            fy_[i] = column[i * k.filter_w];
+            const double share = fy_[i] / largest;
             for (int64_t j = 0; j < k.filter_w; j++)
                 if (!(std::fabs(f[i * k.filter_w + j] - share * row[j]) <=
                       1e-7 * std::fabs(largest)))
                     return false;
         }
-        std::memcpy(fx_.get(), row, k.filter_w * sizeof(float));
+        for (int64_t j = 0; j < k.filter_w; j++)
+            fx_[j] = static_cast<float>(row[j] / largest * k.gain);
         return true;
     }
 

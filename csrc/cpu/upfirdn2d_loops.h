@@ -415,7 +415,94 @@ struct Doubled {  // one pixel of the first `even` columns, one of `odd` columns
     static constexpr int vectors = PIX2GAN_LANES >= 16 ? 4 : 2;
 };
 
+// How the rows of a column are combined, and in which order vectors hold its channels.
 template <class Shape, class T>
+struct SingleRows {
+    F y[Shape::rows];
+
+    PIX2GAN_INLINE explicit SingleRows(const float* fy) {
+        for (int r = 0; r < Shape::rows; r++) y[r] = splat(fy[r]);
+    }
+
+    // Adds the column at `at` elements, for each output row.
+    template <int count>
+    PIX2GAN_INLINE void add(const T* const* row, int64_t at, F (*sum)[count]) const {
+        for (int r = 0; r < Shape::all_rows; r++) {
+            const Vectors<T, count> v = Vectors<T, count>::load_from(row[r] + at);
+            for (int o = 0; o < Shape::out_rows; o++) {
+                const int tap = r - o * Shape::row_step;
+                if (tap < 0 || tap >= Shape::rows) continue;
+                for (int j = 0; j < count; j++) sum[o][j] += y[tap] * v.v[j];
+            }
+        }
+    }
+
+    template <int count>
+    PIX2GAN_INLINE static void store_to(T* to, const F* v) {
+        Vectors<T, count> out;
+        for (int j = 0; j < count; j++) out.v[j] = v[j];
+        out.store_to(to);
+    }
+};
+
+// Whether the rows of all output rows can be taken two by two.
+template <class Shape>
+constexpr bool has_pairs = Shape::rows % 2 == 0 && Shape::all_rows % 2 == 0 &&
+                           (Shape::out_rows == 1 || Shape::row_step % 2 == 0);
+
+// Whether taps are bfloat16 without rounding, as 1, 3, 3, 1 and most filters for images are.
+inline bool fit_bfloat16(const float* taps, int count) {
+    for (int i = 0; i < count; i++)
+        if (widened(narrowed<bfloat16>(taps[i])) != taps[i]) return false;
+    return true;
+}
+
+#if PIX2GAN_LEVEL >= 3
+// Two rows at once, by the instruction that adds two products of bfloat16 to each float.
+// Vectors 2 j and 2 j + 1 hold channels 0-3, 8-11, 16-19, 24-27 and 4-7, 12-15, ... of 32.
+template <class Shape>
+struct PairedRows {
+    __m512bh y[Shape::rows / 2];
+
+    PIX2GAN_INLINE explicit PairedRows(const float* fy) {
+        for (int r = 0; r < Shape::rows; r += 2)
+            y[r / 2] = (__m512bh)((U)splat(fy[r]) >> 16 | (U)splat(fy[r + 1]));
+    }
+
+    template <int count>
+    PIX2GAN_INLINE void add(const bfloat16* const* row, int64_t at, F (*sum)[count]) const {
+#pragma GCC unroll 8
+        for (int r = 0; r < Shape::all_rows; r += 2) {
+#pragma GCC unroll 8
+            for (int j = 0; j < count; j += 2) {
+                const __m512i a = _mm512_loadu_si512(row[r] + at + j * lanes);
+                const __m512i b = _mm512_loadu_si512(row[r + 1] + at + j * lanes);
+                const __m512bh low = (__m512bh)_mm512_unpacklo_epi16(a, b);
+                const __m512bh high = (__m512bh)_mm512_unpackhi_epi16(a, b);
+#pragma GCC unroll 8
+                for (int o = 0; o < Shape::out_rows; o++) {
+                    const int tap = r - o * Shape::row_step;
+                    if (tap < 0 || tap >= Shape::rows) continue;
+                    F* to = sum[o] + j;
+                    to[0] = (F)_mm512_dpbf16_ps((__m512)to[0], low, y[tap / 2]);
+                    to[1] = (F)_mm512_dpbf16_ps((__m512)to[1], high, y[tap / 2]);
+                }
+            }
+        }
+    }
+
+    template <int count>
+    PIX2GAN_INLINE static void store_to(bfloat16* to, const F* v) {
+        const __m512i order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
+        for (int j = 0; j < count; j += 2) {
+            const __m512i both = (__m512i)_mm512_cvtne2ps_pbh((__m512)v[j + 1], (__m512)v[j]);
+            _mm512_storeu_si512(to + j * lanes, _mm512_permutexvar_epi64(order, both));
+        }
+    }
+};
+#endif
+
+template <class Shape, class T, class RowSums>
 struct WindowBlock {
     const T* const* rows;  // those of all `out_rows` output rows
     const float *fy, *even, *odd;
@@ -428,17 +515,17 @@ struct WindowBlock {
         constexpr int keep = Shape::window - Shape::step, all = Shape::all_rows;
         const int64_t stride = channels, columns = width, pixels = out_width;
         const T* row[all];
-        F y[Shape::rows], even_x[4], odd_x[4];
+        const RowSums sums(fy);
+        F even_x[4], odd_x[4];
         for (int r = 0; r < all; r++) row[r] = rows[r] + c;
-        for (int r = 0; r < Shape::rows; r++) y[r] = splat(fy[r]);
         for (int m = 0; m < 4; m++) even_x[m] = splat(even[m]), odd_x[m] = splat(odd[m]);
         T* to = out + c;
         F window[Shape::window][Shape::out_rows][count];
         int64_t i = first;
-        for (int m = 0; m < keep; m++, i++) column<count>(row, y, i, columns, stride, window[m]);
+        for (int m = 0; m < keep; m++, i++) column(sums, row, i, columns, stride, window[m]);
         for (int64_t o = 0; o < pixels;) {
             for (int m = keep; m < Shape::window; m++, i++)
-                column<count>(row, y, i, columns, stride, window[m]);
+                column(sums, row, i, columns, stride, window[m]);
             write<Shape::even_begin, Shape::even_count, count>(window, even_x, to + o * stride,
                                                                pixels * stride);
             o++;
@@ -455,19 +542,11 @@ struct WindowBlock {
 
     // Column i, the rows combined for each output row; zeros beyond the image.
     template <int count>
-    PIX2GAN_INLINE static void column(const T* const* row, const F* y, int64_t i, int64_t columns,
-                                      int64_t stride, F (*sum)[count]) {
+    PIX2GAN_INLINE static void column(const RowSums& sums, const T* const* row, int64_t i,
+                                      int64_t columns, int64_t stride, F (*sum)[count]) {
         for (int o = 0; o < Shape::out_rows; o++)
             for (int j = 0; j < count; j++) sum[o][j] = F{};
-        if (i < 0 || i >= columns) return;
-        for (int r = 0; r < Shape::all_rows; r++) {
-            const Vectors<T, count> v = Vectors<T, count>::load_from(row[r] + i * stride);
-            for (int o = 0; o < Shape::out_rows; o++) {
-                const int tap = r - o * Shape::row_step;
-                if (tap < 0 || tap >= Shape::rows) continue;
-                for (int j = 0; j < count; j++) sum[o][j] += y[tap] * v.v[j];
-            }
-        }
+        if (i >= 0 && i < columns) sums.template add<count>(row, i * stride, sum);
     }
 
     // The sum over columns [begin, begin + taps) of the window.
@@ -475,15 +554,24 @@ struct WindowBlock {
     PIX2GAN_INLINE static void write(const F (*window)[Shape::out_rows][count], const F* weights,
                                      T* to, int64_t row_elements) {
         for (int r = 0; r < Shape::out_rows; r++, to += row_elements) {
-            Vectors<T, count> sum;
+            F sum[count];
             for (int j = 0; j < count; j++) {
-                sum.v[j] = weights[0] * window[begin][r][j];
-                for (int m = 1; m < taps; m++) sum.v[j] += weights[m] * window[begin + m][r][j];
+                sum[j] = weights[0] * window[begin][r][j];
+                for (int m = 1; m < taps; m++) sum[j] += weights[m] * window[begin + m][r][j];
             }
-            sum.store_to(to);
+            RowSums::template store_to<count>(to, sum);
         }
     }
 };
+
+template <class Block, int vectors>
+PIX2GAN_INLINE void for_vectors(const Block& block) {
+    int64_t c = 0;
+    for (; c + vectors * lanes <= block.channels; c += vectors * lanes)
+        block.template run<vectors>(c);
+    for (; c + 2 * lanes <= block.channels; c += 2 * lanes) block.template run<2>(c);
+    if (c < block.channels) block.template run<2>(block.channels - 2 * lanes);  // overlaps
+}
 
 template <class Shape, class T>
 void filter_window_rows(const Upfirdn2dPlan& p, const T* x, T* out, int64_t y, const T* zeros) {
@@ -502,13 +590,19 @@ void filter_window_rows(const Upfirdn2dPlan& p, const T* x, T* out, int64_t y, c
         const bool needed = Shape::out_rows > 1 || m < taps.count;
         rows[m] = needed && row >= 0 && row < k.h ? x + row * row_elements : zeros;
     }
-    const WindowBlock<Shape, T> block = {
-        rows, fy, even, odd, out + y * k.out_w * k.c, k.c, k.w, k.out_w, at[0].first_sample};
-    int64_t c = 0;
-    for (; c + Shape::vectors * lanes <= k.c; c += Shape::vectors * lanes)
-        block.template run<Shape::vectors>(c);
-    for (; c + 2 * lanes <= k.c; c += 2 * lanes) block.template run<2>(c);
-    if (c < k.c) block.template run<2>(k.c - 2 * lanes);  // overlaps the one before it
+    T* to = out + y * k.out_w * k.c;
+#if PIX2GAN_LEVEL >= 3
+    if constexpr (std::is_same_v<T, bfloat16> && has_pairs<Shape>) {
+        if (fit_bfloat16(fy, Shape::rows)) {
+            const WindowBlock<Shape, T, PairedRows<Shape>> block = {
+                rows, fy, even, odd, to, k.c, k.w, k.out_w, at[0].first_sample};
+            return for_vectors<WindowBlock<Shape, T, PairedRows<Shape>>, Shape::vectors>(block);
+        }
+    }
+#endif
+    const WindowBlock<Shape, T, SingleRows<Shape, T>> block = {
+        rows, fy, even, odd, to, k.c, k.w, k.out_w, at[0].first_sample};
+    for_vectors<WindowBlock<Shape, T, SingleRows<Shape, T>>, Shape::vectors>(block);
 }
 
 template <class Two, class One, class T>

@@ -57,26 +57,30 @@ def define(
     setup_context: Callable[..., None],
     backward: Callable[..., Any],
 ) -> Callable[..., Any]:
-    """Registers the op ``pix2gan::name`` and returns it.
+    """Registers the op ``pix2gan::name`` and returns a function that calls it.
 
     ``schema`` is the part behind the name, as ``"(Tensor x, float gain) -> Tensor"``. ``allocate``
     takes the op's arguments and returns uninitialised outputs; it serves as the fake too, so that
     what is promised to the compiler and what a backend fills cannot differ. ``setup_context`` and
     ``backward`` are those of ``torch.library.register_autograd``; they call registered ops or ATen
     only, never a backend.
+
+    What is returned calls the op, or straight what the op comes to where PyTorch has nothing to do
+    in between.
     """
 
     def implementation(*args: Any) -> Any:
         outs = allocate(*args)
-        function = select(name, args)
+        filled = outs if isinstance(outs, tuple) else (outs,)
         device = args[0].device.type
+        function = select(name, args, device)
         if torch.is_autocast_enabled(device):
             # The op has decided on dtypes already; autocast must not reach into a backend's ATen
             # calls.
             with torch.autocast(device, enabled=False):
-                function(*args, *(outs if isinstance(outs, tuple) else (outs,)))
+                function(*args, *filled)
         else:
-            function(*args, *(outs if isinstance(outs, tuple) else (outs,)))
+            function(*args, *filled)
         return outs
 
     qualified = f"pix2gan::{name}"
@@ -86,7 +90,39 @@ def define(
     torch.library.register_autograd(qualified, backward, setup_context=setup_context, lib=LIBRARY)
     _allocators[name] = allocate
     op: Callable[..., Any] = getattr(torch.ops.pix2gan, name).default
-    return op
+
+    def call(*args: Any) -> Any:
+        # PyTorch's dispatcher takes 10 µs to come to the same end where nobody but the
+        # implementation has anything to do.
+        return implementation(*args) if _only_computes(args) else op(*args)
+
+    return call
+
+
+def _only_computes(args: Sequence[Any]) -> bool:
+    """Whether a call of an op does nothing but compute: no gradient is to be recorded, nothing
+    traces, transforms, profiles or intercepts it, and every tensor is a plain one."""
+    if (
+        torch.compiler.is_compiling()  # first: a compiler sees this function as well
+        or torch.is_grad_enabled()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._get_tracing_state() is not None
+        or torch.autograd._profiler_enabled()
+    ):
+        return False
+    for arg in args:
+        kind = type(arg)
+        if kind in _NO_TENSORS:
+            continue
+        if kind not in _PLAIN_TENSORS or arg.is_meta or arg.is_neg():
+            return False
+    return True
+
+
+_NO_TENSORS = frozenset({type(None), bool, int, float, str})
+_PLAIN_TENSORS = frozenset({torch.Tensor, torch.nn.Parameter})
 
 
 def primitives() -> tuple[str, ...]:
@@ -277,14 +313,14 @@ def _split(names: str | None) -> list[str]:
     return [part.strip() for part in names.split(",")] if names else []
 
 
-def select(primitive: str, args: Sequence[Any]) -> Callable[..., None]:
-    """The function that is to compute ``primitive`` on ``args`` (``args[0]`` is a tensor and tells
-    the device).
+def select(primitive: str, args: Sequence[Any], device: str | None = None) -> Callable[..., None]:
+    """The function that is to compute ``primitive`` on ``args`` (``args[0]`` is a tensor, on that
+    type of device).
 
     Raises ``BackendError`` where a forced backend cannot do it, with the reason.
     """
     forced = _forced or os.environ.get(ENVIRONMENT_VARIABLE) or None
-    device = args[0].device.type
+    device = device or args[0].device.type
     key = (primitive, device, forced)
     candidates = _candidates.get(key)
     if candidates is None:

@@ -145,6 +145,15 @@ def instance_norm_stats(x: Tensor) -> InstanceNormStats:
     return InstanceNormStats(x.shape[2] * x.shape[3], mean, m2)
 
 
+def sum_planes(x: Tensor) -> Tensor:
+    """The sum over each plane of [N, C, H, W] as [N, C], in the accumulation dtype, without
+    gradients."""
+    pixels = x.shape[2] * x.shape[3]
+    if pixels == 0:
+        return x.new_zeros(x.shape[:2], dtype=accumulation_dtype(x.dtype))
+    return _instance_norm_stats(x)[0] * pixels
+
+
 def merge_instance_norm_stats(parts: Iterable[InstanceNormStats]) -> InstanceNormStats:
     """The statistics of all parts together (Chan, Golub and LeVeque, 1979); ``ValueError`` for no
     part."""
@@ -206,7 +215,8 @@ def _allocate(
 ) -> tuple[Tensor, ...]:
     n, c, height, width = x.shape
     y = new_output(x, (n, c, height + 2 * pad, width + 2 * pad))
-    return y, _new_statistics(x), _new_statistics(x)
+    mean = torch.empty((n, c), dtype=accumulation_dtype(x.dtype), device=x.device)
+    return y, mean, torch.empty_like(mean)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -30,7 +30,10 @@ def memory_format(x: Tensor) -> torch.memory_format:
 
 def new_output(x: Tensor, shape: tuple[int, ...] | torch.Size) -> Tensor:
     """An uninitialised tensor of x's dtype and device in the memory format that belongs to x."""
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
+    wanted = memory_format(x)
+    if wanted is torch.contiguous_format:
+        return x.new_empty(shape)
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=wanted)
 
 
 def require_floating(x: Tensor, name: str) -> None:
