@@ -116,7 +116,7 @@ _SETTINGS = "int dim, str act, float alpha, float gain, float clamp"
 
 def _sum_to_bias(dx: Tensor, b: Tensor, dim: int) -> Tensor:
     # Before it sums half precision in float32, ATen makes a float32 copy: on a CPU that takes
-    # several times as long as all the rest. The sum that is asked for to differentiate it is ATen's.
+    # several times as long as all the rest. A sum that is differentiated again is ATen's.
     if dx.device.type == "cpu" and dx.dim() == 4 and dim == 1 and not torch.is_grad_enabled():
         return sum_planes(dx).sum(0).to(b.dtype)
     axes = [axis for axis in range(dx.dim()) if axis != dim]

@@ -141,6 +141,25 @@ def test_statistics_of_large_planes_far_from_zero(instruction_set, memory_format
     torch.testing.assert_close(stats.m2.double(), variance * shape[2] * shape[3], rtol=2e-6, atol=0)
 
 
+@pytest.mark.parametrize("act", ["linear", "relu", "lrelu"])
+def test_norms_of_bfloat16_far_from_zero_and_not_finite(instruction_set, act):
+    x = torch.randn(2, 160, 21, 13, generator=torch.Generator().manual_seed(3))
+    x[:, 1] += 60
+    x[:, 2:4] = torch.tensor([1e4, 0.375])[:, None, None]
+    x[:, 4] *= 1e-3
+    x[0, 5, 0, 0] = float("nan")
+    x[1, 6, 3, 3] = float("inf")
+    x[:, 100] += 60  # in a block of channels without anything unusual
+    x[:, 101] = 0.375
+    x = x.bfloat16().contiguous(memory_format=torch.channels_last)
+    y = ops.instance_norm_act(x, act=act).double()
+    exact = ACTIVATIONS[act].value(F.instance_norm(x.double()), 0.2)
+    assert torch.equal(y.isnan(), exact.isnan())
+    error = ((y - exact).abs() - exact.abs() / 256).nan_to_num(0)
+    assert float(error.max()) < 2e-4
+    assert not y[:, [2, 3, 101]].any()
+
+
 FILTERS = {
     "three": [1.0, 2.0, 1.0],
     "four": [1.0, 3.0, 3.0, 1.0],
@@ -272,7 +291,7 @@ def test_convolutions_of_images(instruction_set, name, dtype, memory_format):
 
 @pytest.mark.parametrize("memory_format", FORMATS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("shape", [(2, 24, 85, 65), (1, 2, 310, 290)])
+@pytest.mark.parametrize("shape", [(2, 24, 85, 65), (1, 2, 310, 290), (1, 256, 24, 20)])
 def test_threads_do_not_change_a_bit(native, memory_format, dtype, shape):
     x = torch.randn(shape).to(dtype).contiguous(memory_format=memory_format)
     f = ops.setup_filter([1, 3, 3, 1])
@@ -447,6 +466,11 @@ def test_a_cache_that_cannot_be_written(csrc, tmp_path, compiler, monkeypatch):
     monkeypatch.setenv("PIX2GAN_CACHE_DIR", str(tmp_path / "file"))
     with pytest.raises(_native.BuildError, match="set PIX2GAN_CACHE_DIR"):
         _native.build_cached(_native.CPU, csrc)
+
+
+def test_a_library_tells_its_sources(native):
+    found = {_native.built_from(Path(path)) for path in torch.ops.loaded_libraries}
+    assert torch.ops.pix2gan_native.build().removeprefix("PIX2GAN_SOURCE_HASH=") in found
 
 
 def test_a_prebuilt_library_of_other_sources_is_passed_over(csrc, tmp_path, monkeypatch):
