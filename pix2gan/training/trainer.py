@@ -219,10 +219,10 @@ class Trainer:
             last = self.step == self.total
             if last or self.step % config.log_every == 0:
                 self._log(progress, log)
-            if last or self.step % config.sample_every == 0:
-                self._save_pictures(progress)
             if self.data.held_out and (last or self.step % config.evaluate_every == 0):
                 self._evaluate(progress, log)
+            if last or self.step % config.sample_every == 0:
+                self._save_pictures(progress)
             if last or self.step % config.checkpoint_every == 0:
                 self._save_checkpoint(progress)
                 saved = self.step
