@@ -175,8 +175,8 @@ def upfirdn2d_contests() -> Iterator[Contest]:
         for memory_format in FORMATS:
             # outputs below 32 MiB, beyond which memory has to come from the system each time
             x = image((1, 128, 96, 96), FLOAT32, memory_format)
-            # A copy reads what it writes: together as many bytes as input plus output.
-            moved = x.numel() * (5 if direction == "up 2" else 1.25)
+            # Copied is as much as input and output have together.
+            elements = x.numel() * (5 if direction == "up 2" else 1.25)
             yield Contest(
                 "upfirdn2d",
                 f"{direction}, 4 taps, {memory_format}",
@@ -184,7 +184,7 @@ def upfirdn2d_contests() -> Iterator[Contest]:
                 ours,
                 opponents,
                 at_least=0.0,
-                copy=torch.ones(int(moved / 2)).clone,
+                copy=torch.ones(int(elements)).clone,
                 at_most=1.5,
             )
 

@@ -49,11 +49,23 @@ def upfirdn2d(
     Raises ``ValueError`` or ``TypeError`` for bad arguments and where no output pixel is left.
     """
     require_image(x)
-    upx, upy = _pair(up, "up")
-    downx, downy = _pair(down, "down")
-    padx0, padx1, pady0, pady1 = parse_padding(padding)
-    filt = prepare_filter(f, x)
-    fw, fh = filter_size(filt)
+    ups, downs = _pair(up, "up"), _pair(down, "down")
+    return _resample(x, prepare_filter(f, x), ups, downs, parse_padding(padding), flip_filter, gain)
+
+
+def _resample(
+    x: Tensor,
+    f: Tensor,
+    up: tuple[int, int],
+    down: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    flip_filter: bool,
+    gain: float,
+) -> Tensor:
+    """``upfirdn2d`` of arguments that have been brought into their form."""
+    (upx, upy), (downx, downy) = up, down
+    padx0, padx1, pady0, pady1 = padding
+    fw, fh = filter_size(f)
     if not math.isfinite(gain):
         raise ValueError(f"gain must be finite, it is {gain}")
     for size, u, p0, p1, taps, axis in (
@@ -66,7 +78,7 @@ def upfirdn2d(
                 f"after upsampling and padding, the filter has {taps} taps"
             )
     return _upfirdn2d(
-        x, filt, upx, upy, downx, downy, padx0, padx1, pady0, pady1, bool(flip_filter), float(gain)
+        x, f, upx, upy, downx, downy, padx0, padx1, pady0, pady1, bool(flip_filter), float(gain)
     )
 
 
@@ -119,10 +131,12 @@ def filter2d(
     x: Tensor, f: Tensor | None, padding: Pair = 0, flip_filter: bool = False, gain: float = 1
 ) -> Tensor:
     """Filters x with f; the size stays the same where padding is 0, which counts from there."""
-    fw, fh = filter_size(prepare_filter(f, x))
+    require_image(x)
+    filt = prepare_filter(f, x)
+    fw, fh = filter_size(filt)
     px0, px1, py0, py1 = parse_padding(padding)
     pads = (px0 + fw // 2, px1 + (fw - 1) // 2, py0 + fh // 2, py1 + (fh - 1) // 2)
-    return upfirdn2d(x, f, padding=pads, flip_filter=flip_filter, gain=gain)
+    return _resample(x, filt, (1, 1), (1, 1), pads, flip_filter, gain)
 
 
 def upsample2d(
@@ -138,14 +152,14 @@ def upsample2d(
 
     The filter is centred on the pixels' areas and the brightness is kept (gain up_x up_y).
     """
+    require_image(x)
     upx, upy = _pair(up, "up")
-    fw, fh = filter_size(prepare_filter(f, x))
+    filt = prepare_filter(f, x)
+    fw, fh = filter_size(filt)
     px0, px1, py0, py1 = parse_padding(padding)
     (cx0, cx1), (cy0, cy1) = centring(fw, upx, 1), centring(fh, upy, 1)
     pads = (px0 + cx0, px1 + cx1, py0 + cy0, py1 + cy1)
-    return upfirdn2d(
-        x, f, up=(upx, upy), padding=pads, flip_filter=flip_filter, gain=gain * upx * upy
-    )
+    return _resample(x, filt, (upx, upy), (1, 1), pads, flip_filter, gain * upx * upy)
 
 
 def downsample2d(
@@ -158,12 +172,14 @@ def downsample2d(
 ) -> Tensor:
     """Downsamples [N, C, H, W] to [N, C, H / down, W / down] (plus padding), f being the low-pass
     filter."""
+    require_image(x)
     downx, downy = _pair(down, "down")
-    fw, fh = filter_size(prepare_filter(f, x))
+    filt = prepare_filter(f, x)
+    fw, fh = filter_size(filt)
     px0, px1, py0, py1 = parse_padding(padding)
     (cx0, cx1), (cy0, cy1) = centring(fw, 1, downx), centring(fh, 1, downy)
     pads = (px0 + cx0, px1 + cx1, py0 + cy0, py1 + cy1)
-    return upfirdn2d(x, f, down=(downx, downy), padding=pads, flip_filter=flip_filter, gain=gain)
+    return _resample(x, filt, (1, 1), (downx, downy), pads, flip_filter, gain)
 
 
 def centring(taps: int, up: int, down: int) -> tuple[int, int]:
