@@ -16,8 +16,8 @@ constexpr float selu_alpha = 1.6732632423543772848f;
 constexpr float selu_scale = 1.0507009873554804934f;
 
 // The activations that cost next to nothing get loops of their own; the others share one in which
-// the choice is made per vector, which is lost beside their exponentials.
-enum Kind { linear, relu, lrelu, any };
+// the choice is made per vector. swish, the usual one of them, has its own where that counts.
+enum Kind { linear, relu, lrelu, swish, any };
 
 // With e = exp(-|v|): sigmoid(|v|) = 1 / (1 + e), sigmoid(-|v|) = e / (1 + e).
 template <class V>
@@ -140,6 +140,7 @@ PIX2GAN_INLINE V value(Act act, V v, float alpha) {
     if (kind == linear) return v;
     if (kind == relu) return maximum(V{}, v);
     if (kind == lrelu) return select(v < 0.0f, v * alpha, v);
+    if (kind == swish) return v * sigmoid(v).s;
     return any_kind::value(act, v, alpha);
 }
 
@@ -156,6 +157,10 @@ PIX2GAN_INLINE V times_slope(Act act, V v, float alpha, V g) {
     if (kind == linear) return g;
     if (kind == relu) return select(v > 0.0f, g, V{});
     if (kind == lrelu) return select(v > 0.0f, g, g * alpha);
+    if (kind == swish) {
+        const auto s = sigmoid(v);
+        return g * (s.s * (1.0f + v * s.c));
+    }
     return any_kind::times_slope(act, v, alpha, g);
 }
 

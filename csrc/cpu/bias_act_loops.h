@@ -26,7 +26,7 @@ PIX2GAN_INLINE F compute(const BiasAct& k, F b, Load from) {
     const T *x = static_cast<const T*>(k.x), *dy = static_cast<const T*>(k.dy);
     if (order == 0) return activation::finished<kind>(k.act, from(x) + b, k.alpha, k.gain, k.clamp);
     F out = from(dy) * k.gain, y;
-    if (order == 1 && kind != activation::any) {
+    if (order == 1 && kind != activation::any && kind != activation::swish) {
         // The sign of y is that of v, as gain > 0 and alpha >= 0.
         y = from(static_cast<const T*>(k.y));
         out = activation::times_slope<kind>(k.act, y, k.alpha, out);
@@ -73,6 +73,7 @@ BiasActLoops for_act(Type type, Act act) {
     if (act == Act::linear) return for_type<order, activation::linear>(type);
     if (act == Act::relu) return for_type<order, activation::relu>(type);
     if (act == Act::lrelu) return for_type<order, activation::lrelu>(type);
+    if (act == Act::swish) return for_type<order, activation::swish>(type);
     return for_type<order, activation::any>(type);
 }
 
