@@ -5,9 +5,10 @@ reports registers, shared memory and spills.
     python -m benchmarks.check_kernels --target gfx942 --only upfirdn2d
 
 Triton kernels are planned on meta tensors exactly as the primitives plan them and compiled for each
-target; CUDA files (csrc/cuda/*.cu) go through nvcc where that is installed. It fails (exit code 1)
-where a kernel does not compile, spills registers to memory, or asks for more shared memory than a
-block may have.
+target: hand-picked samples, and every call that the modulated generators make in a step of
+training. CUDA files (csrc/cuda/*.cu) go through nvcc where that is installed. A line for each
+kernel, then a table. It fails (exit code 1) where a kernel does not compile, spills registers to
+memory, or asks for more shared memory than a block may have.
 """
 
 from __future__ import annotations
@@ -238,13 +239,33 @@ def _without_tf32(plan: Callable[..., Any]) -> Callable[..., Any]:
     return planned
 
 
-SAMPLES = (_bias_act, _upfirdn2d, _instance_norm, _scaled_conv2d)
+def _modulated_generators() -> Iterator[Sample]:
+    """What a step of training calls at 256 x 256, as the generators call it on meta tensors."""
+    from pix2gan.models import create_generator
+    from pix2gan.ops import dispatch
+    from pix2gan.ops.backends import triton
+    from pix2gan.ops.primitive_calls import PrimitiveCalls
+
+    for name, last in itertools.product(("modulated_unet", "modulated_resnet"), (False, True)):
+        network = create_generator(name).to("meta", HALF)
+        x = _tensor((8, 3, 256, 256), HALF, last)
+        with PrimitiveCalls() as used:
+            network(x).sum().backward()
+        for primitive, arguments in used.calls:
+            label = f"{name}{' channels-last' if last else ''} {list(arguments[0].shape)}"
+            outs = dispatch.allocate(primitive, *arguments)
+            plan = getattr(triton, primitive).__wrapped__
+            yield Sample(label, plan, (*arguments, *outs))
 
 
-def samples(only: str = "") -> list[Sample]:
+SAMPLES = (_bias_act, _upfirdn2d, _instance_norm, _scaled_conv2d, _modulated_generators)
+
+
+@functools.cache
+def samples(only: str = "") -> tuple[Sample, ...]:
     """The calls whose kernels are compiled; ``only``: of primitives with that in their names."""
     found = itertools.chain.from_iterable(family() for family in SAMPLES)
-    return [sample for sample in found if only in sample.plan.__name__]
+    return tuple(sample for sample in found if only in sample.plan.__name__)
 
 
 # -------------------------------------------------------------------------------------- compilation
@@ -408,9 +429,11 @@ def check(target: str, sample: Sample, seen: set[Any]) -> Iterator[Row]:
 _seen: set[Any] = set()  # of this process
 
 
-def _check(job: tuple[str, str, int]) -> list[Row]:
-    target, only, index = job
-    return list(check(target, samples(only)[index], _seen))
+def _check(job: tuple[str, str, int | Path]) -> list[Row]:
+    target, only, what = job
+    if isinstance(what, Path):
+        return [check_cuda_file(what, int(target.removeprefix("sm_")))]
+    return list(check(target, samples(only)[what], _seen))
 
 
 # --------------------------------------------------------------------------------------------- CUDA
@@ -461,30 +484,50 @@ def main() -> int:
         parser.error("TRITON_INTERPRET is set: interpreted kernels cannot be compiled")
     targets = options.target or TARGETS
     started = time.monotonic()
-    count = len(samples(options.only))
-    jobs = [(target, options.only, i) for target in targets for i in range(count)]
-    rows: list[Row] = []
-    with multiprocessing.get_context("spawn").Pool(max(options.jobs, 1)) as pool:
-        for found in pool.imap(_check, jobs):
-            rows += found
-            for row in found:
-                print(row.line(), flush=True)
     files = sorted((REPOSITORY / "csrc" / "cuda").glob("*.cu")) if not options.only else []
     if files and shutil.which("nvcc") is None:
         print("nvcc is not installed: the CUDA files are not checked")
         files = []
-    for file in files:
-        for capability in CUDA_TARGETS:
-            if f"sm_{capability}" in targets:
-                row = check_cuda_file(file, capability)
-                rows.append(row)
-                print(row.line(), flush=True)
+    count = len(samples(options.only))
+    jobs: list[tuple[str, str, int | Path]] = []
+    for target in targets:
+        jobs += [(target, options.only, file) for file in files if target not in HIP_TARGETS]
+        jobs += [(target, options.only, i) for i in range(count)]
+    rows: list[Row] = []
+    with multiprocessing.get_context("spawn").Pool(max(options.jobs, 1)) as pool:
+        for done, found in enumerate(pool.imap(_check, jobs), 1):
+            rows += found
+            for row in found:
+                print(f"{100 * done // len(jobs):3d} %  {row.line()}", flush=True)
+    print(f"\n{table(rows)}\n")
     failed = [row for row in rows if row.problem]
     seconds = time.monotonic() - started
     print(f"{len(rows)} kernels compiled in {seconds:.0f} s, {len(failed)} failed")
     for row in failed:
         print(row.line())
     return 1 if failed else 0
+
+
+def table(rows: Sequence[Row]) -> str:
+    """A row for each target and kernel: how often it was compiled, its largest figures."""
+    heads = ("target", "kernel", "compiled", "failed", "registers", "shared, B", "spilled")
+    lines = ["{:8} {:30}{:>9}{:>8}{:>11}{:>11}{:>9}".format(*heads)]
+    for (target, kernel), group in itertools.groupby(
+        sorted(rows, key=lambda r: (TARGETS.index(r.target), r.kernel)),
+        lambda r: (r.target, r.kernel),
+    ):
+        of_kernel = list(group)
+        used = [row.usage for row in of_kernel if row.usage is not None]
+        failed = sum(bool(row.problem) for row in of_kernel)
+        registers, shared, spilled = (
+            max((getattr(usage, name) for usage in used), default=0)
+            for name in ("registers", "shared", "spilled")
+        )
+        lines.append(
+            f"{target:8} {kernel:30}{len(of_kernel):9}{failed:8}{registers:11}{shared:11}"
+            f"{spilled:9}"
+        )
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
