@@ -163,6 +163,7 @@ def translate(
     dtype: Literal["float32", "bfloat16"] | None = None,
     direction: Literal["AtoB", "BtoA"] | None = None,
     statistics: Literal["running", "image"] | None = None,
+    dropout: Annotated[bool, Parameter(negative="")] = False,
     trust_code: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Translate a file, a folder or a glob; what is there already is skipped.
@@ -233,6 +234,8 @@ def translate(
         Which of two models is meant, as CycleGAN's.
     statistics
         What batch norms use, if not as the model's config says.
+    dropout
+        Leave dropout on, as the original pix2pix does in its tests; --seed chooses the masks.
     trust_code
         Open a model that can execute code (.pt2), because whoever made it is trusted.
     """
@@ -251,6 +254,7 @@ def translate(
         dtype=dtype,
         direction=direction,
         statistics=statistics,
+        dropout=dropout,
         trust_code=trust_code,
     )
     to_stdout = out == Path("-")

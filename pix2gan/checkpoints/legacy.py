@@ -38,6 +38,7 @@ def load_legacy(
     *,
     direction: str | None = None,
     statistics: str | None = None,
+    dropout: bool = False,
 ) -> tuple[nn.Module, ModelConfig]:
     """Load a generator that one of the original repositories has saved.
 
@@ -48,6 +49,7 @@ def load_legacy(
             (CycleGAN's `G_B` turns B into A), else "AtoB".
         statistics: What batch norms use: each "image"'s own, which is how the original pix2pix is
             tested unless told otherwise, and the default, or the "running" ones of its training.
+        dropout: Whether a U-Net was trained with dropout, which its tensors do not tell.
 
     Returns:
         The generator, as `load_model` returns it, and a config for it.
@@ -64,6 +66,8 @@ def load_legacy(
     try:
         found = infer(shapes)
         architecture = {**model_options(found["name"]), **found}
+        if dropout and architecture["name"].startswith("unet"):
+            architecture["dropout"] = True
         layout = layout_of(architecture)
     except NoLayout as error:
         raise CheckpointError(f"{path} cannot be imported: {error}") from None

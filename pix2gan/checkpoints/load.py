@@ -23,6 +23,7 @@ def load_model(
     *,
     direction: str | None = None,
     statistics: str | None = None,
+    dropout: bool = False,
     trust_code: bool = False,
 ) -> tuple[nn.Module, ModelConfig]:
     """Load a generator and its config.
@@ -35,6 +36,7 @@ def load_model(
             `G_B`. By default "AtoB".
         statistics: What batch norms use, "running" statistics or each "image"'s own; by default as
             the config says, and for original files as those repositories test ("image").
+        dropout: Whether an original U-Net, whose tensors do not tell, was trained with dropout.
         trust_code: Open a `.pt2` file, which can execute code, because its maker is trusted.
 
     Returns:
@@ -48,7 +50,7 @@ def load_model(
     path = Path(path)
     legacy = find_legacy(path, direction or "AtoB")
     if legacy is not None:
-        return load_legacy(legacy, direction=direction, statistics=statistics)
+        return load_legacy(legacy, direction=direction, statistics=statistics, dropout=dropout)
     exported = path.suffix in EXPORTED and not path.is_dir()
     generator, config = (
         load_exported(path, trust_code=trust_code) if exported else load_native(path)

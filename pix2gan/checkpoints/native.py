@@ -163,6 +163,14 @@ def set_statistics(generator: nn.Module, statistics: str) -> None:
             module.image_statistics = statistics == "image"
 
 
+def set_lasting_dropout(generator: nn.Module, masks: torch.Generator) -> bool:
+    """Let dropout go on out of training, with these masks; whether a network has any."""
+    layers = [m for m in generator.modules() if isinstance(m, ConvNormAct) and m.dropout]
+    for layer in layers:
+        layer.lasting_dropout = masks
+    return bool(layers)
+
+
 class _WithoutValues(TorchFunctionMode):
     """Leaves weights as they were allocated and the global random state as it was.
 

@@ -181,9 +181,13 @@ class ConvNormAct(nn.Module):
     ``image_statistics``: out of training, a batch norm normalises each image by its own statistics
     and not by the running ones. That is what a batch norm in training mode makes of a batch of one,
     and how the original pix2pix is tested.
+
+    ``lasting_dropout``: out of training, dropout goes on, with masks from this generator (on the
+    CPU). So the original pix2pix is tested, too.
     """
 
     image_statistics = False
+    lasting_dropout: torch.Generator | None = None
 
     def __init__(
         self,
@@ -233,7 +237,8 @@ class ConvNormAct(nn.Module):
     ) -> Tensor:
         # x: [N, C, H, W] with self.border -> [N, O, H', W'] with border; residual: [N, O, H', W']
         x = self.conv(x)
-        dropping = self.dropout and self.training
+        lasting = None if self.training else self.lasting_dropout
+        dropping = self.dropout and (self.training or lasting is not None)
         if self.normalises:
             fused = NO_BORDER if dropping else border
             x = self.normalise(x, None, fused, residual)
@@ -241,7 +246,9 @@ class ConvNormAct(nn.Module):
                 return x
         else:
             x = self.activate(x, residual)
-        if dropping:
+        if lasting is not None and dropping:
+            x = _drop(x, lasting)
+        elif dropping:
             x = F.dropout(x, DROPOUT_PROBABILITY)
         return pad(x, border)
 
@@ -286,6 +293,12 @@ class ConvNormAct(nn.Module):
             bias = None
         x = ops.bias_act(x, bias, act=self.act, alpha=LEAKY_SLOPE, gain=1)
         return x if residual is None else x + residual
+
+
+def _drop(x: Tensor, masks: torch.Generator) -> Tensor:
+    """Dropout with a mask that is the same on every device and in every memory format."""
+    kept = torch.empty(x.shape).bernoulli_(1 - DROPOUT_PROBABILITY, generator=masks)
+    return x * (kept / (1 - DROPOUT_PROBABILITY)).to(x)
 
 
 class Resampling(nn.Module):

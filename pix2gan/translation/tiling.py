@@ -67,9 +67,14 @@ class Tiling:
         return AUTO_TILE if needed * _WORKING_SHARE > available_memory(device) else None
 
 
+def keeps_dropout(generator: nn.Module) -> bool:
+    """Whether dropout goes on out of training."""
+    return any(getattr(m, "lasting_dropout", None) is not None for m in generator.modules())
+
+
 def can_tile(generator: nn.Module) -> bool:
-    """Whether a generator tells its layers."""
-    if not isinstance(generator, Generator):
+    """Whether a generator tells its layers, and these are all that it does."""
+    if not isinstance(generator, Generator) or keeps_dropout(generator):
         return False
     try:
         generator.layer_graph()

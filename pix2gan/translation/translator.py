@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import IO, TYPE_CHECKING, Any, cast
@@ -15,10 +16,11 @@ from torch import Tensor, nn
 from pix2gan.checkpoints.exported import ExportedGenerator
 from pix2gan.checkpoints.load import load_model
 from pix2gan.checkpoints.model_config import ModelConfig
+from pix2gan.checkpoints.native import set_lasting_dropout
 from pix2gan.checkpoints.resolve import resolve_model
 from pix2gan.checkpoints.weights_hash import weights_hash
 from pix2gan.data.image_io import to_uint8
-from pix2gan.errors import BadImageError, ConfigError
+from pix2gan.errors import BadImageError, CheckpointError, ConfigError
 from pix2gan.models.generator import Generator
 from pix2gan.models.layer_graph import Layer
 from pix2gan.models.style import StyledGenerator
@@ -75,6 +77,9 @@ class Translator:
         self.dtype = dtype or "float32"
         generator = generator.eval().requires_grad_(False).to(self.device)
         self.generator = generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.keeps_dropout = False
+        self._masks = torch.Generator()
+        self._dropping = threading.Lock()
         self.processing = Processing(
             config,
             multiple=int(getattr(generator, "multiple", 1)),
@@ -90,6 +95,7 @@ class Translator:
         dtype: str | None = None,
         direction: str | None = None,
         statistics: str | None = None,
+        dropout: bool = False,
         trust_code: bool = False,
     ) -> Translator:
         """Load a translator.
@@ -106,6 +112,9 @@ class Translator:
             statistics: What batch norms use: the "running" statistics of training or each
                 "image"'s own; by default what the model's config says, and for the original
                 repositories' files "image", as these test.
+            dropout: Leave dropout on, as the original pix2pix does in its tests, for a network that
+                was trained with it. The masks come from the `seed` of each call, by default 0, and
+                each image goes through the network by itself and untiled.
             trust_code: Open a `.pt2` file, which can execute code, because its maker is trusted.
                 All other kinds hold data only.
 
@@ -114,8 +123,20 @@ class Translator:
             ConfigError: If the device or the dtype is unknown or absent.
         """
         path = resolve_model(model, direction)
-        loaded = load_model(path, direction=direction, statistics=statistics, trust_code=trust_code)
-        return cls(*loaded, device=device, dtype=dtype)
+        loaded = load_model(
+            path,
+            direction=direction,
+            statistics=statistics,
+            dropout=dropout,
+            trust_code=trust_code,
+        )
+        translator = cls(*loaded, device=device, dtype=dtype)
+        if dropout and not set_lasting_dropout(translator.generator, translator._masks):
+            raise CheckpointError(
+                f"{path} was trained without dropout: leave the option dropout out"
+            )
+        translator.keeps_dropout = dropout
+        return translator
 
     def __call__(
         self,
@@ -219,7 +240,7 @@ class Translator:
             return
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
             raise ConfigError(f"seed must be a whole number from 0 to 2**63 - 1, not {seed!r}")
-        if not getattr(self.generator, "style_channels", 0):
+        if not getattr(self.generator, "style_channels", 0) and not self.keeps_dropout:
             raise ConfigError(
                 f"The generator {self.config.architecture['name']} has no styles for a seed to "
                 "choose from: leave the seed out, or use a model with a modulated generator"
@@ -241,7 +262,7 @@ class Translator:
         """
         _, height, width = batch[0].values.shape
         tile = tiling.side_for(self.generator, height, width, self.device)
-        if tile is not None and len(batch) > 1:
+        if len(batch) > 1 and (tile is not None or self.keeps_dropout):
             return [self.run([item], seed, tiling)[0] for item in batch]
         while True:
             try:
@@ -334,7 +355,12 @@ class Translator:
         """[N, C, h, w] float32 on the CPU -> the same, through the network."""
         with torch.inference_mode(), self._precision():
             x = x.to(self.device).contiguous(memory_format=torch.channels_last)
-            if seed is None:
+            if self.keeps_dropout:
+                # One image after the other: the masks are drawn from one source.
+                with self._dropping:
+                    self._masks.manual_seed(seed or 0)
+                    result = self.generator(x)
+            elif seed is None:
                 result = self.generator(x)
             else:
                 assert isinstance(self.generator, (StyledGenerator, ExportedGenerator))
