@@ -163,10 +163,14 @@ def far(x, memory_format):
         strides = (h * w * STEP, 1, w * STEP, STEP)
     reach = 1 + sum((m - 1) * t for m, t in zip(x.shape, strides))
     assert reach > 2**31
-    return torch.empty(reach, dtype=x.dtype).as_strided(x.shape, strides).copy_(x)
+    try:
+        memory = torch.empty(reach, dtype=x.dtype)
+    except RuntimeError:
+        raise SystemExit(print("not enough memory"))
+    return memory.as_strided(x.shape, strides).copy_(x)
 
 for shape, memory_format in (
-    ((2, 6, 3, 4), torch.contiguous_format), ((1, 3, 3, 4), torch.channels_last)
+    ((3, 3, 3, 4), torch.contiguous_format), ((1, 3, 3, 4), torch.channels_last)
 ):
     x = new(*shape).contiguous(memory_format=memory_format)
     n, c, height, width = shape
@@ -211,7 +215,8 @@ for shape, memory_format in (
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory counts when it is touched")
 def test_inputs_that_reach_past_2_31_elements():
-    run("-c", FAR)
+    if "not enough memory" in run("-c", FAR):
+        pytest.skip("this machine does not lend memory that it does not have")
 
 
 # ----------------------------------------------------------------------------------------- compiled
