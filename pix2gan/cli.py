@@ -8,6 +8,7 @@ Ctrl-C. ``PIX2GAN_DEBUG=1`` shows tracebacks.
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import re
@@ -152,6 +153,7 @@ def translate(
     seed: int | None = None,
     jobs: Annotated[int | None, Parameter(alias="-j")] = None,
     shard: str | None = None,
+    engine: Literal["local", "ray"] = "local",
     watch: Annotated[bool, Parameter(negative="")] = False,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
     report: Path | None = None,
@@ -210,6 +212,9 @@ def translate(
     shard
         Do one part of the work: 2/5 is the second of five, which may run at the same time, on other
         machines too, and write what one run without would have written.
+    engine
+        ray spreads the work over a Ray cluster whose machines all see source and out; pip install
+        "pix2gan[ray]".
     watch
         Go on with images that come into the folder, each as soon as it is complete, until Ctrl-C.
     dry_run
@@ -275,6 +280,7 @@ def translate(
         seed=seed,
         jobs=jobs,
         shard=shard,
+        engine=engine,
         watch=watch,
         dry_run=dry_run,
         report=report,
@@ -549,6 +555,8 @@ def doctor() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line (``sys.argv`` if none is given) and return its exit code."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # as stderr: a file's name may be no UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         result = app(sys.argv[1:] if arguments is None else list(arguments))
         sys.stdout.flush()

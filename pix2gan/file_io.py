@@ -82,7 +82,8 @@ def is_temporary(path: str | os.PathLike[str]) -> bool:
 def temporary_stem(name: str) -> str:
     """What ``atomic_write`` has of a file's ``name`` in that of its temporary file,
     ``.STEM.8 digits.tmp``: enough of it to leave room below the usual limit of 255 bytes."""
-    return name.encode()[:120].decode(errors="ignore")
+    data = os.fsencode(name)  # a name may be no UTF-8
+    return name if len(data) <= 120 else data[:120].decode(errors="ignore")
 
 
 def _naming(path: str | os.PathLike[str], error: OSError) -> OSError:

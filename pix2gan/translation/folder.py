@@ -24,6 +24,7 @@ from pix2gan.translation.folder_run import FolderRun
 from pix2gan.translation.out_folder import make_out, remove_left_behind
 from pix2gan.translation.planning import check_target, plan_images
 from pix2gan.translation.progress import FolderProgress
+from pix2gan.translation.ray_engine import RayRun
 from pix2gan.translation.renaming import NameJournal, choose_names
 from pix2gan.translation.sources import (
     images_of_folder,
@@ -55,6 +56,7 @@ def translate_folder(
     seed: int | None = None,
     jobs: int | None = None,
     shard: str | None = None,
+    engine: str = "local",
     watch: bool = False,
     dry_run: bool = False,
     report: str | os.PathLike[str] | None = None,
@@ -87,6 +89,8 @@ def translate_folder(
         jobs: Threads that decode, and as many that encode.
         shard: "2/5" does the second of five parts of the work. All parts together write what one
             run without would have written, to the byte.
+        engine: "local", or "ray" to spread the work over a Ray cluster whose machines all see
+            `source` and `out`; see `pix2gan.translation.ray_engine`.
         watch: Go on with images that come into the folder, until KeyboardInterrupt (Ctrl-C), and
             return then; see `pix2gan.translation.watch`.
         dry_run: Only say what would be done, and write nothing.
@@ -118,6 +122,7 @@ def translate_folder(
         seed=seed,
         jobs=jobs,
         shard=shard,
+        engine=engine,
         watch=watch,
         dry_run=dry_run,
         report=report,
@@ -222,7 +227,8 @@ def _run(translator: Translator, plan: Plan, out: Path, options: FolderOptions) 
             remove_left_behind(jobs)
         report = FolderReport(out=out)
         with FolderProgress(len(jobs), options.progress) as progress:
-            run = FolderRun(translator, jobs, out, options, progress)
+            engine = RayRun if options.engine == "ray" else FolderRun
+            run = engine(translator, jobs, out, options, progress)
             try:
                 run.run()
             except BaseException:

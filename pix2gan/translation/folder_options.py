@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 ON_EXISTS = ("skip", "overwrite", "rename")
 ON_ERROR = ("skip", "stop")
+ENGINES = ("local", "ray")
 _BATCHES_PER_CHUNK = 16
 
 
@@ -38,6 +39,7 @@ class FolderOptions:
     seed: int | None = None
     jobs: int | None = None
     shard: str | None = None
+    engine: str = "local"
     watch: bool = False
     dry_run: bool = False
     report: str | os.PathLike[str] | None = None
@@ -94,6 +96,7 @@ class FolderOptions:
             raise ConfigError(f"quality must be between 1 and 100, not {self.quality}")
         _one_of("on_exists", self.on_exists, ON_EXISTS)
         _one_of("on_error", self.on_error, ON_ERROR)
+        _one_of("engine", self.engine, ENGINES)
         _one_of("resize", self.resize, (None, *RESIZES))
         if any(sign in self.suffix for sign in ("/", "\\", "\0")):
             raise ConfigError(f"suffix is part of a file name, so {self.suffix!r} cannot be one")
@@ -104,10 +107,15 @@ class FolderOptions:
                 f"glob is a pattern for paths in the source, as in '*.jpg', and not {self.glob!r}"
             )
         _ = self.part
-        if self.watch and (self.dry_run or self.shard is not None or self.on_exists == "rename"):
+        if self.watch and (
+            self.dry_run
+            or self.shard is not None
+            or self.engine != "local"
+            or self.on_exists == "rename"
+        ):
             raise ConfigError(
-                "watch goes on with what it finds, so there is no sense in dry_run, shard or "
-                "on_exists=rename beside it: leave them out"
+                "watch goes on with what it finds here, so there is no sense in dry_run, shard, "
+                "engine=ray or on_exists=rename beside it: leave them out"
             )
         if self.report is not None:
             _check_report(Path(self.report))

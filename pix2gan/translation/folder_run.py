@@ -116,6 +116,7 @@ class FolderRun:
         self.writing: deque[tuple[_Task, Future[None]]] = deque()
         self.real_out = os.path.realpath(out)
         self.checked_folders: set[Path] = set()
+        self.stopped = False
         self._outcomes: list[Outcome | None] = [None] * len(jobs)
 
     @property
@@ -127,7 +128,8 @@ class FolderRun:
         ]
 
     def run(self) -> None:
-        """Translate what is wanted; `outcomes` tells how it went, however this ends.
+        """Translate what is wanted; `outcomes` tells how it went, however this ends, and `stopped`
+        whether an image that failed has ended it.
 
         Raises:
             Pix2ganError: If nothing more can be written, as on a full disk.
@@ -140,6 +142,7 @@ class FolderRun:
                 self._translate(batch)
             self._collect_written(down_to=0)
         except _Stopped:
+            self.stopped = True
             self._finish_writing()
         finally:
             # Also after Ctrl-C: what is being written is finished, what waits is dropped.

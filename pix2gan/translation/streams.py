@@ -100,6 +100,7 @@ def _check(options: FolderOptions, out: Path | IO[bytes]) -> None:
     given = {
         "glob": options.glob is not None,
         "shard": options.shard is not None,
+        "engine=ray": options.engine != "local",
         "dry_run": options.dry_run,
         "watch": options.watch,
         "on_exists=rename": options.on_exists == "rename",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import torch
 from PIL import Image, ImageCms
 from torch import Tensor
 
+from pix2gan import cli
+from pix2gan.checkpoints import save_model
 from pix2gan.data.image_io import open_image, open_image_with_info, save_image, to_rgb
 from pix2gan.errors import ConfigError, DataError, Pix2ganError
 from pix2gan.translation import (
@@ -204,6 +207,26 @@ def test_names_do_not_depend_on_what_a_run_was_asked_for(
     assert whole.done == 4
     assert sorted(tree(tmp_path / "whole")) == ["a.bmp.png", "a.jpg.png", "a.png", "b.png"]
     assert tree(tmp_path / "whole") == tree(tmp_path / "parts")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes")
+def test_names_that_are_no_utf_8_survive(
+    unet: Translator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = os.fsdecode(b"\xff of 1998.png")
+    source, out = tmp_path / "in", tmp_path / "out"
+    write(source / "a.png").rename(source / name)
+    (source / os.fsdecode(b"broken \xff.png")).write_text("broken")
+    model = save_model(tmp_path / "model", unet.generator, unet.config)
+    lines = tmp_path / "report.jsonl"
+    command = ["translate", str(source), "-m", str(model), "-o", str(out), "--report", str(lines)]
+    for counts in ("1 translated, 1 failed", "0 translated, 1 skipped"):
+        assert cli.main(command) == 1
+        shown = capsys.readouterr().out
+        assert counts in shown
+        assert r"broken \udcff.png: " in shown
+        assert len(lines.read_text().splitlines()) == 2
+    assert [path.name for path in out.iterdir()] == [name]
 
 
 def test_long_names_may_be_taken_too(mirror: Translator, tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_what_a_stream_cannot_do(mirror: Translator, tmp_path: Path) -> None:
     stream = io.BytesIO(path.read_bytes())
     options: list[dict[str, Any]] = [
         {"glob": "*"}, {"shard": "1/2"}, {"dry_run": True}, {"watch": True},
-        {"on_exists": "rename"},
+        {"on_exists": "rename"}, {"engine": "ray"},
     ]  # fmt: skip
     for option in options:
         with pytest.raises(ConfigError, match="is for files and folders, not for a stream"):

@@ -260,7 +260,8 @@ def test_stop_and_errors(mirror: Translator, source: Path, tmp_path: Path) -> No
     assert not (tmp_path / "out2").exists()
     with pytest.raises(ConfigError, match="where the inputs are"):
         watch(mirror, source, source)
-    for option in ({"shard": "1/2"}, {"dry_run": True}, {"on_exists": "rename"}):
+    options = [{"shard": "1/2"}, {"dry_run": True}, {"on_exists": "rename"}, {"engine": "ray"}]
+    for option in options:
         with pytest.raises(ConfigError, match="watch goes on with what it finds"):
             watch(mirror, source, tmp_path / "out", **option)
     with pytest.raises(ConfigError, match="watch is for folders"):
