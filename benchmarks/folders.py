@@ -1,0 +1,131 @@
+"""What a folder costs beyond the network: images a second, from files to files.
+
+    python -m benchmarks.folders                        # 1,000 JPEGs, a minute on two cores
+    python -m benchmarks.folders --images 300 --rounds 5
+
+JPEG files of 256x256 pixels, made for this, go through the bundled model into JPEG files: read,
+decoded, brought to the network's input, translated, encoded, flushed to the disk and renamed. The
+opponent puts the same images, prepared and in memory, through the same network in the same batches
+and keeps nothing. So ``ratio`` is the share of the network's rate that a folder reaches; ``ms`` and
+``opponent_ms`` are those of one image. ``file_ms`` is what one image's decoding, preparing and
+encoding take together when nothing else runs: on a CPU they need the cores that the network needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from benchmarks.rows import Row, format_rows, make_row, merge_rows, results_path
+from pix2gan.data.image_io import encode_image, open_image_with_info, save_image
+from pix2gan.ops.timing import Timing
+from pix2gan.translation import Translator, translate_folder
+from pix2gan.translation.inputs import as_unit_range
+from pix2gan.translation.outputs import finish_output
+from pix2gan.translation.processing import Prepared
+
+SIDE = 256
+
+
+def write_images(folder: Path, count: int) -> list[Path]:
+    """JPEGs with the detail of photos."""
+    folder.mkdir(parents=True)
+    paths = []
+    for number in range(count):
+        rng = np.random.default_rng(number)
+        coarse = rng.random((24, 24, 3)).astype(np.float32)
+        smooth = cv2.resize(coarse, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
+        grain = rng.normal(0, 0.05, (SIDE, SIDE, 3))
+        path = folder / f"{number}.jpg"
+        save_image(path, np.clip((smooth + grain) * 255, 0, 255).astype(np.uint8))
+        paths.append(path)
+    return paths
+
+
+def run_folder(
+    translator: Translator, name: str, folder: Path, *, images: int, rounds: int, batch_size: int
+) -> Row:
+    """Time both in turns, each over all of the images."""
+    paths = write_images(folder / "in", images)
+    prepared = [_prepare(translator, path) for path in paths]
+    batches = [prepared[i : i + batch_size] for i in range(0, images, batch_size)]
+    translator.run(batches[0])
+    network, files = [], []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        for batch in batches:
+            translator.run(batch)
+        network.append((time.perf_counter() - start) * 1e3 / images)
+        start = time.perf_counter()
+        report = translate_folder(
+            translator, folder / "in", folder / "out", batch_size=batch_size, progress=False
+        )
+        files.append((time.perf_counter() - start) * 1e3 / images)
+        if report.done != images:
+            raise RuntimeError(f"{report.done} of {images} images were translated")
+        shutil.rmtree(folder / "out")
+    timing, opponent = Timing.of(files), Timing.of(network)
+    return make_row(
+        "folders",
+        f"{name} {images} JPEGs {SIDE}x{SIDE} batch {batch_size}",
+        translator.dtype,
+        "cpu",
+        shape=f"{images} files of {SIDE}x{SIDE}",
+        timing=timing,
+        opponent=opponent,
+        opponent_name="the network alone, images prepared and in memory",
+        images_per_second=1e3 / timing.ms,
+        file_ms=_file_ms(translator, paths[: min(images, 100)]),
+    )
+
+
+def _prepare(translator: Translator, path: Path) -> Prepared:
+    pixels, _ = open_image_with_info(path)
+    return translator.processing.prepare(as_unit_range(pixels, None), str(path))
+
+
+def _file_ms(translator: Translator, paths: Sequence[Path]) -> float:
+    """Decoding, preparing and encoding of one image, without the network and the disk."""
+    (result,) = translator.run([_prepare(translator, paths[0])])
+    start = time.perf_counter()
+    for path in paths:
+        pixels, info = open_image_with_info(path)
+        item = translator.processing.prepare(as_unit_range(pixels, None), str(path))
+        image, kept = finish_output(translator.processing, result, item, info, path)
+        encode_image(image, "JPEG", **kept)
+    return (time.perf_counter() - start) * 1e3 / len(paths)
+
+
+def main() -> None:
+    """Measure, print and keep the row."""
+    parser = argparse.ArgumentParser(description="Time a folder against the network alone.")
+    parser.add_argument("--model", default="sketch2motorbike")
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--out", type=Path, default=results_path("cpu"))
+    options = parser.parse_args()
+    translator = Translator.from_pretrained(options.model, device="cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        row = run_folder(
+            translator,
+            options.model,
+            Path(folder),
+            images=options.images,
+            rounds=options.rounds,
+            batch_size=options.batch_size,
+        )
+    merge_rows(options.out, [row])
+    print(format_rows([row]))
+    print(f"{row['images_per_second']} images/s; files alone {row['file_ms']} ms an image")
+
+
+if __name__ == "__main__":
+    main()
