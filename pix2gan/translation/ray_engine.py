@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -191,7 +192,10 @@ def _results(
 @contextmanager
 def _cluster() -> Iterator[Any]:
     """Ray, connected to a cluster; ConfigError if it is not installed."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read at import
+    alone = "RAY_ADDRESS" not in os.environ and "ray" not in sys.modules
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # these are read at import
+    if alone:  # all of Ray's own connections through the loopback device, as on a Mac
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     try:
         import ray
         import ray.data
@@ -201,11 +205,10 @@ def _cluster() -> Iterator[Any]:
         ) from None
     connects = not ray.is_initialized()
     if connects:
-        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-        if "RAY_ADDRESS" in os.environ:
-            ray.init(**quiet)
-        else:  # this machine alone neither listens on the network nor asks it for anything
-            ray.init(_node_ip_address="127.0.0.1", include_dashboard=False, **quiet)
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+        if alone:
+            options |= {"_node_ip_address": "127.0.0.1", "include_dashboard": False}
+        ray.init(**options)
     try:
         yield ray
     finally:
