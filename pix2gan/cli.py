@@ -161,6 +161,7 @@ def translate(
     provenance: bool = True,
     tile: int | Literal["auto", "none"] = "auto",
     tile_statistics: Literal["exact", "fast"] = "exact",
+    codec: Literal["h264", "hevc", "vp9", "av1"] | None = None,
     device: str | None = None,
     dtype: Literal["float32", "bfloat16"] | None = None,
     direction: Literal["AtoB", "BtoA"] | None = None,
@@ -231,6 +232,8 @@ def translate(
     tile_statistics
         What norms use in tiles: the exact statistics of the whole image, which makes the result the
         untiled one, or fast those of a sample of it.
+    codec
+        Of a video: h264 if not given, and vp9 in WebM.
     device
         cpu, cuda, cuda:1, ...; the GPU where there is one if not given.
     dtype
@@ -288,6 +291,7 @@ def translate(
         provenance=provenance,
         tile=None if tile == "none" else tile,
         tile_statistics=tile_statistics,
+        codec=codec,
     )
     if not to_stdout:
         print(result)

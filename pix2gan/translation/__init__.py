@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pix2gan.translation.folder import translate_folder, translate_paths
     from pix2gan.translation.folder_report import FolderReport
     from pix2gan.translation.translator import Translator
+    from pix2gan.translation.video import translate_video
 
 __all__ = [
     "FolderReport",
@@ -21,6 +22,7 @@ __all__ = [
     "side_by_side",
     "translate_folder",
     "translate_paths",
+    "translate_video",
 ]
 
 _HOME = {
@@ -29,6 +31,7 @@ _HOME = {
     "side_by_side": "pix2gan.data.sheet",
     "translate_folder": "pix2gan.translation.folder",
     "translate_paths": "pix2gan.translation.folder",
+    "translate_video": "pix2gan.translation.video",
 }
 
 

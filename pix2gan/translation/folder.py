@@ -18,6 +18,7 @@ from typing import IO, TYPE_CHECKING, Any
 from pix2gan.data.image_io import IMAGE_SUFFIXES
 from pix2gan.errors import ConfigError, DataError
 from pix2gan.folder_lock import only_run_in
+from pix2gan.translation.clips import translate_clip
 from pix2gan.translation.folder_options import FolderOptions
 from pix2gan.translation.folder_report import PLANNED, SKIPPED, FolderReport, Outcome, write_report
 from pix2gan.translation.folder_run import FolderRun
@@ -33,6 +34,7 @@ from pix2gan.translation.sources import (
 )
 from pix2gan.translation.streams import translate_stream
 from pix2gan.translation.targets import Job, Plan, check_sources_survive
+from pix2gan.translation.video import VIDEO_SUFFIXES
 from pix2gan.translation.watch import watch_folder
 
 if TYPE_CHECKING:
@@ -152,7 +154,8 @@ def translate_paths(
     Args:
         translator: What to translate with.
         source: A file, a folder (see `translate_folder`) or a glob such as "photos/**/*.jpg"; a
-            binary stream with one image.
+            binary stream with one image. A video becomes a video (`translate_video`), for which
+            there is the option `codec` as well.
         out: A folder; for a single image also the name of the output, if it ends in the suffix of
             an image, or a binary stream. A glob's matches keep their place below the glob's fixed
             part.
@@ -172,6 +175,10 @@ def translate_paths(
     for option, given in {"glob": settings.glob is not None, "watch": settings.watch}.items():
         if given:
             raise ConfigError(f"{option} is for folders, and {source} is none: leave it out")
+    if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
+        return translate_clip(translator, path, out, settings)
+    if settings.codec is not None:
+        raise ConfigError(f"codec is for videos, and {source} is none: leave it out")
     if path.exists():
         if out.suffix.lower() in IMAGE_SUFFIXES and not out.is_dir():
             return _translate_file(translator, path, out, settings)

@@ -47,6 +47,7 @@ class FolderOptions:
     provenance: bool = True
     tile: int | str | None = "auto"
     tile_statistics: str = "exact"
+    codec: str | None = None
 
     @property
     def tiling(self) -> Tiling:

@@ -1,0 +1,69 @@
+"""One video among the things that are translated from file to file."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pix2gan.errors import ConfigError, DataError
+from pix2gan.translation.folder_options import FolderOptions
+from pix2gan.translation.folder_report import (
+    FAILED,
+    PLANNED,
+    SKIPPED,
+    TRANSLATED,
+    FolderReport,
+    Outcome,
+    write_report,
+)
+from pix2gan.translation.progress import FolderProgress
+from pix2gan.translation.video import CONTAINERS, translate_video
+
+if TYPE_CHECKING:
+    from pix2gan.translation.translator import Translator
+
+
+def translate_clip(
+    translator: Translator, source: Path, out: Path, options: FolderOptions
+) -> FolderReport:
+    """Translate a video as `translate_paths` does an image; ``out`` is its name or a folder."""
+    if options.on_exists == "rename" or options.format is not None:
+        raise ConfigError(
+            "on_exists=rename and format are for images: name the video that is to be written"
+        )
+    if out.suffix.lower() not in CONTAINERS:
+        suffix = source.suffix if source.suffix.lower() in CONTAINERS else ".mp4"
+        out = out / f"{source.stem}{options.suffix}{suffix}"
+    started, error = time.monotonic(), None
+    if options.on_exists == "skip" and os.path.lexists(out):
+        status = SKIPPED
+    elif options.dry_run:
+        status = PLANNED
+    else:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with FolderProgress(1, options.progress) as progress:
+                translate_video(
+                    translator,
+                    source,
+                    out,
+                    batch_size=options.batch_size,
+                    codec=options.codec,
+                    quality=options.quality,
+                    resize=options.resize,
+                    seed=options.seed,
+                    tile=options.tile,
+                    tile_statistics=options.tile_statistics,
+                    provenance=options.provenance,
+                    progress=progress.within,
+                )
+            status = TRANSLATED
+        except DataError as failure:
+            status, error = FAILED, str(failure)
+    report = FolderReport([Outcome(source, out, status, error)], out, dry_run=options.dry_run)
+    if options.report is not None:
+        write_report(options.report, report.images, translator)
+    report.seconds = time.monotonic() - started
+    return report

@@ -1,0 +1,178 @@
+"""Videos: every frame in its place and time, the sound as it was."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pix2gan.errors import ConfigError, DataError
+from pix2gan.translation import translate_video
+from pix2gan.translation.video import _Writer
+
+av = pytest.importorskip("av", reason="the extra [video] is not installed")
+
+TIMES = [0, 100, 150, 400, 500, 610, 800]  # milliseconds: a variable frame rate
+WIDTH, HEIGHT = 96, 64
+
+
+def write_clip(path, sound=True):
+    """Frames whose upper left quarter is white and whose other colour says their number."""
+    with av.open(str(path), "w") as made:
+        video = made.add_stream("libx264", rate=10, options={"crf": "1"})
+        video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        video.time_base = video.codec_context.time_base = Fraction(1, 1000)
+        audio = made.add_stream("aac", rate=44100, layout="mono") if sound else None
+        for number, time in enumerate(TIMES):
+            frame = av.VideoFrame.from_ndarray(picture(number), format="rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            made.mux(video.encode(frame))
+        made.mux(video.encode(None))
+        if audio is not None:
+            wave = np.sin(np.arange(1024 * 30) * 0.05).astype(np.float32)[None]
+            for start in range(0, wave.shape[1], 1024):
+                part = np.ascontiguousarray(wave[:, start : start + 1024])
+                frame = av.AudioFrame.from_ndarray(part, format="fltp", layout="mono")
+                frame.sample_rate, frame.pts, frame.time_base = 44100, start, Fraction(1, 44100)
+                made.mux(audio.encode(frame))
+            made.mux(audio.encode(None))
+    return Path(path)
+
+
+def picture(number):
+    pixels = np.full((HEIGHT, WIDTH, 3), (20 + 30 * number, 100, 220 - 20 * number), np.uint8)
+    pixels[: HEIGHT // 2, : WIDTH // 2] = 255
+    return pixels
+
+
+def frames(path):
+    with av.open(str(path)) as video:
+        return [(float(f.time), f.to_ndarray(format="rgb24")) for f in video.decode(video=0)]
+
+
+def sound(path):
+    with av.open(str(path)) as video:
+        return [bytes(p) for p in video.demux(audio=0) if p.dts is not None]
+
+
+@pytest.fixture
+def clip(tmp_path):
+    return write_clip(tmp_path / "clip.mp4")
+
+
+@pytest.mark.parametrize("name", ["out.mp4", "out.mkv", "out.mov"])
+def test_frames_times_and_sound(mirror, clip, tmp_path, name):
+    """The mirror returns what it sees, so the frames are those of the clip."""
+    assert translate_video(mirror, clip, tmp_path / name, batch_size=3) == len(TIMES)
+    found = frames(tmp_path / name)
+    assert [round(1000 * time) for time, _ in found] == TIMES
+    for number, (_, pixels) in enumerate(found):
+        assert np.abs(pixels.astype(int) - picture(number)).mean() < 4
+    assert sound(tmp_path / name) == sound(clip)
+
+
+def test_equal_runs_have_equal_frames(unet, clip, tmp_path):
+    for name in ("a.mp4", "b.mp4"):
+        translate_video(unet, clip, tmp_path / name)
+    first, second = frames(tmp_path / "a.mp4"), frames(tmp_path / "b.mp4")
+    assert len(first) == len(TIMES)
+    for (time, pixels), (other_time, other) in zip(first, second, strict=True):
+        assert time == other_time
+        assert np.array_equal(pixels, other)
+
+
+def test_a_turned_video_comes_out_upright(mirror, clip, tmp_path):
+    data = bytearray(clip.read_bytes())
+    place = data.index(b"tkhd") + 44  # the matrix of the first track, which is the video
+    turned = [0, 1 << 16, 0, -(1 << 16), 0, 0, HEIGHT << 16, 0, 1 << 30]
+    data[place : place + 36] = b"".join(v.to_bytes(4, "big", signed=True) for v in turned)
+    clip.write_bytes(data)
+    translate_video(mirror, clip, tmp_path / "out.mp4")
+    _, pixels = frames(tmp_path / "out.mp4")[0]
+    assert pixels.shape == (WIDTH, HEIGHT, 3)
+    white = pixels.min(2) > 230  # clockwise by a quarter: to the upper right
+    assert white[4 : WIDTH // 2 - 4, HEIGHT // 2 + 4 :].all()
+    assert not white[WIDTH // 2 + 4 :].any()
+
+
+def test_odd_sizes_and_no_sound(make_mirror, tmp_path, monkeypatch):
+    clip = write_clip(tmp_path / "clip.mp4", sound=False)
+    write = _Writer.write
+    cut = lambda self, pixels, *when: write(self, pixels[:51, :77], *when)  # noqa: E731
+    monkeypatch.setattr(_Writer, "write", cut)
+    translate_video(make_mirror(), clip, tmp_path / "out.mp4")
+    found = frames(tmp_path / "out.mp4")
+    assert len(found) == len(TIMES)
+    assert found[0][1].shape == (51, 77, 3)
+    assert np.abs(found[3][1].astype(int) - picture(3)[:51, :77]).mean() < 4
+
+
+def test_the_container_says_what_made_it(mirror, clip, tmp_path):
+    translate_video(mirror, clip, tmp_path / "a.mp4")
+    translate_video(mirror, clip, tmp_path / "b.mp4", provenance=False)
+    with av.open(str(tmp_path / "a.mp4")) as said, av.open(str(tmp_path / "b.mp4")) as silent:
+        assert "trainedAlgorithmicMedia" in said.metadata["comment"]
+        assert "comment" not in silent.metadata
+
+
+def test_quality_makes_files_smaller(mirror, clip, tmp_path):
+    sizes = []
+    for quality in (95, 10):
+        translate_video(mirror, clip, tmp_path / "out.mp4", quality=quality)
+        sizes.append((tmp_path / "out.mp4").stat().st_size)
+    assert sizes[1] < sizes[0]
+
+
+def test_broken_videos_leave_nothing(mirror, clip, tmp_path):
+    out = tmp_path / "out" / "clip.mp4"
+    out.parent.mkdir()
+    data = clip.read_bytes()
+    for damaged in (b"", b"no video", data[: len(data) // 2]):
+        clip.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"clip\.mp4"):
+            translate_video(mirror, clip, out)
+        assert list(out.parent.iterdir()) == []
+    with pytest.raises(DataError, match="There is no file"):
+        translate_video(mirror, tmp_path / "absent.mp4", out)
+
+
+def test_stopped_midway_the_old_output_stays(mirror, clip, tmp_path, monkeypatch):
+    out = tmp_path / "out.mp4"
+    out.write_bytes(b"old")
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_Writer, "write", stop)
+    with pytest.raises(KeyboardInterrupt):
+        translate_video(mirror, clip, out)
+    assert out.read_bytes() == b"old"
+    assert {path.name for path in tmp_path.iterdir()} == {"clip.mp4", "out.mp4"}
+
+
+def test_from_the_shell_it_is_a_file_like_others(mirror, clip, tmp_path):
+    report = mirror.translate_paths(clip, tmp_path / "out", progress=False)
+    assert report.done == 1
+    assert len(frames(tmp_path / "out" / "clip.mp4")) == len(TIMES)
+    assert mirror.translate_paths(clip, tmp_path / "out", progress=False).skipped == 1
+    clip.write_bytes(b"broken")
+    report = mirror.translate_paths(clip, tmp_path / "other.mkv", progress=False)
+    assert report.exit_code == 1
+    assert "is damaged or no video" in str(report)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "complaint"),
+    [
+        ("out.gif", {}, "cannot be written"),
+        ("out.mp4", {"codec": "mpeg1"}, "codec must be one of h264, hevc, vp9, av1"),
+        ("out.webm", {"codec": "h264"}, "WebM cannot hold h264"),
+        ("out.mp4", {"quality": 0}, "quality must be between 1 and 100"),
+        ("clip.mp4", {}, "would overwrite the input"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(mirror, clip, tmp_path, name, options, complaint):
+    with pytest.raises(ConfigError, match=complaint):
+        translate_video(mirror, clip, tmp_path / name, **options)
