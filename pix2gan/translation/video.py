@@ -105,7 +105,7 @@ def translate_video(
                 if packet.stream.index in sound:
                     if packet.dts is not None:
                         packet.stream = sound[packet.stream.index]
-                        made.mux(packet)
+                        writer.mux(packet)
                     continue
                 for frame in packet.decode():
                     work.take(frame)
@@ -165,11 +165,18 @@ class _Writer:
         # Before the audio: players expect the first stream to be the video.
         self.stream = made.add_stream(encoder, rate=rate)
         self.is_open = False
+        self.held: list[Any] = []  # sound: with the first packet the container opens its streams
+
+    def mux(self, packet: Any) -> None:
+        if self.is_open:
+            self.made.mux(packet)
+        else:
+            self.held.append(packet)
 
     def write(self, pixels: Array, pts: int | None, time_base: Fraction) -> None:
         av = _find_av()
         if not self.is_open:
-            self._open(*pixels.shape[:2], time_base)
+            self._open(pixels.shape[0], pixels.shape[1], time_base)
         pixels = np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
         frame = frame.reformat(format=self.stream.pix_fmt, dst_colorspace=self.colours)
@@ -195,6 +202,9 @@ class _Writer:
         self.colours = "ITU709" if hd else "ITU601"
         context.colorspace = _BT709 if hd else _BT601
         self.is_open = True
+        for packet in self.held:
+            self.made.mux(packet)
+        self.held = []
 
 
 def _rate_factor(quality: int, encoder: str) -> int:

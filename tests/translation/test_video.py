@@ -67,7 +67,10 @@ def test_frames_times_and_sound(mirror, clip, tmp_path, name):
     """The mirror returns what it sees, so the frames are those of the clip."""
     assert translate_video(mirror, clip, tmp_path / name, batch_size=3) == len(TIMES)
     found = frames(tmp_path / name)
-    assert [round(1000 * time) for time, _ in found] == TIMES
+    # Matroska has no times below 0, where AAC begins: it moves sound and frames alike.
+    began = found[0][0]
+    assert [round(1000 * (time - began)) for time, _ in found] == TIMES
+    assert began < (0.03 if name.endswith("mkv") else 0.001)
     for number, (_, pixels) in enumerate(found):
         assert np.abs(pixels.astype(int) - picture(number)).mean() < 4
     assert sound(tmp_path / name) == sound(clip)
