@@ -170,15 +170,16 @@ def translate_paths(
     if not isinstance(source, (str, os.PathLike)) or not isinstance(out, (str, os.PathLike)):
         return translate_stream(translator, _end(source), _end(out), settings)
     path, out = _paths(source, out)
+    if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
+        return translate_clip(translator, path, out, settings)
+    if settings.codec is not None:
+        raise ConfigError(f"codec is for videos, and {source} is none: leave it out")
+    options.pop("codec", None)
     if path.is_dir():
         return translate_folder(translator, path, out, **options)
     for option, given in {"glob": settings.glob is not None, "watch": settings.watch}.items():
         if given:
             raise ConfigError(f"{option} is for folders, and {source} is none: leave it out")
-    if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
-        return translate_clip(translator, path, out, settings)
-    if settings.codec is not None:
-        raise ConfigError(f"codec is for videos, and {source} is none: leave it out")
     if path.exists():
         if out.suffix.lower() in IMAGE_SUFFIXES and not out.is_dir():
             return _translate_file(translator, path, out, settings)
