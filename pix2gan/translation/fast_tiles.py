@@ -18,8 +18,8 @@ from pix2gan.translation.exact_tiles import gather_statistics
 from pix2gan.translation.planes import Picture, Rows
 from pix2gan.translation.row_streams import stream
 
-# A strip is as wide as so many tiles, which makes it about as large as a tile with surroundings.
-TILES_PER_STRIP = 8
+# A strip is as wide as so many tiles.
+TILES_PER_STRIP = 4
 # Rows of the image that layers work on at once: with half of them a tenth is computed twice.
 BAND = 128
 # The sample: about so many pixels of the image, in windows of this side.

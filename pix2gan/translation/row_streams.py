@@ -64,14 +64,15 @@ class _Streamed:
         self.channels = step.out_channels or inputs.channels
         self.height, self.width = inputs.height * up // down, inputs.width * up // down
         self.band = max(1, round(share * self.height))
-        self.readers: list[_Reader] = []
+        # How far each reader is; with the readers themselves a cycle would keep the rows alive.
+        self.readers: list[int] = []
         self.kept: deque[tuple[int, Tensor]] = deque()  # bands, each with its first row
         self.made = 0
 
     def rows(self, first: int, last: int) -> Tensor:
         while self.made < last:
             self._make()
-        lowest = min(reader.at for reader in self.readers)
+        lowest = min(self.readers)
         while self.kept and self.kept[0][0] + self.kept[0][1].shape[2] <= lowest:
             self.kept.popleft()
         parts = [
@@ -91,14 +92,14 @@ class _Streamed:
 
 
 class _Reader:
-    """One of those who read a layer's output, downwards: it never goes back above ``at``."""
+    """One of those who read a layer's output, downwards: it never goes back."""
 
     def __init__(self, plane: _Streamed) -> None:
-        self.plane, self.at = plane, 0
+        self.plane, self.number = plane, len(plane.readers)
         self.channels, self.height, self.width = plane.channels, plane.height, plane.width
-        plane.readers.append(self)
+        plane.readers.append(0)
 
     def read(self, first: int, last: int) -> Tensor:
-        assert first >= self.at
-        self.at = first
+        assert first >= self.plane.readers[self.number]
+        self.plane.readers[self.number] = first
         return self.plane.rows(first, last)

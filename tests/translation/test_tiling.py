@@ -3,6 +3,9 @@ memory."""
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -181,6 +184,28 @@ def test_fast_has_no_seams(generator, monkeypatch):
     for top, left, part in fast_tiles.translate_fast(layers, image, 104, multiple, cpu):
         result[:, :, top : top + part.shape[2], left : left + part.shape[3]] = part
     torch.testing.assert_close(result, whole, rtol=1e-5, atol=1e-5)
+
+
+def test_a_strip_is_forgotten_when_the_next_begins(monkeypatch):
+    """By counting references: whoever waited for the collector would hold several strips."""
+    monkeypatch.setattr(fast_tiles, "TILES_PER_STRIP", 1)
+    alive = weakref.WeakSet()
+    begin = row_streams._Streamed.__init__
+
+    def counting(self, *arguments):
+        alive.add(self)
+        begin(self, *arguments)
+
+    monkeypatch.setattr(row_streams._Streamed, "__init__", counting)
+    generator = make("unet")
+    layers, cpu = generator.layer_graph(), torch.device("cpu")
+    image = planes.Image(torch.rand(1, 3, 64, 256) * 2 - 1)
+    gc.disable()
+    try:
+        for _ in fast_tiles.translate_fast(layers, image, 32, generator.multiple, cpu):
+            assert len(alive) == len(layers)
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("kind", ["unet", "resnet, blur", "modulated unet"])
