@@ -26,7 +26,11 @@ if TYPE_CHECKING:
 
 
 def translate_clip(
-    translator: Translator, source: Path, out: Path, options: FolderOptions
+    translator: Translator,
+    source: Path,
+    out: Path,
+    options: FolderOptions,
+    codec: str | None = None,
 ) -> FolderReport:
     """Translate a video as `translate_paths` does an image; ``out`` is its name or a folder."""
     if options.on_exists == "rename" or options.format is not None:
@@ -50,7 +54,7 @@ def translate_clip(
                     source,
                     out,
                     batch_size=options.batch_size,
-                    codec=options.codec,
+                    codec=codec,
                     quality=options.quality,
                     resize=options.resize,
                     seed=options.seed,

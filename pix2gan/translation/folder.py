@@ -147,6 +147,8 @@ def translate_paths(
     translator: Translator,
     source: str | os.PathLike[str] | IO[bytes],
     out: str | os.PathLike[str] | IO[bytes],
+    *,
+    codec: str | None = None,
     **options: Any,
 ) -> FolderReport:
     """Translate a file, a folder, the files that a glob names, or a stream.
@@ -154,11 +156,11 @@ def translate_paths(
     Args:
         translator: What to translate with.
         source: A file, a folder (see `translate_folder`) or a glob such as "photos/**/*.jpg"; a
-            binary stream with one image. A video becomes a video (`translate_video`), for which
-            there is the option `codec` as well.
+            binary stream with one image. A video becomes a video, see `translate_video`.
         out: A folder; for a single image also the name of the output, if it ends in the suffix of
             an image, or a binary stream. A glob's matches keep their place below the glob's fixed
             part.
+        codec: Of a video, see `translate_video`.
         **options: As for `translate_folder`.
 
     Raises:
@@ -171,10 +173,9 @@ def translate_paths(
         return translate_stream(translator, _end(source), _end(out), settings)
     path, out = _paths(source, out)
     if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
-        return translate_clip(translator, path, out, settings)
-    if settings.codec is not None:
+        return translate_clip(translator, path, out, settings, codec)
+    if codec is not None:
         raise ConfigError(f"codec is for videos, and {source} is none: leave it out")
-    options.pop("codec", None)
     if path.is_dir():
         return translate_folder(translator, path, out, **options)
     for option, given in {"glob": settings.glob is not None, "watch": settings.watch}.items():

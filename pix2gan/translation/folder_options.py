@@ -47,7 +47,6 @@ class FolderOptions:
     provenance: bool = True
     tile: int | str | None = "auto"
     tile_statistics: str = "exact"
-    codec: str | None = None
 
     @property
     def tiling(self) -> Tiling:
