@@ -14,6 +14,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <optional>
 #include <string>
 #include <vector>
@@ -681,9 +682,46 @@ void scaled_conv2d_wgrad(const Tensor& x, const Tensor& dy, const Optional& s, c
     scale_weight(dw, behind ? result_scale : nullptr, behind ? in_scale : nullptr, false, out);
 }
 
-// ---------------------------------------------------------------------------------------- others
+// ------------------------------------------------------------------------------------------ adam
 
 #if !defined(PIX2GAN_CUDA)
+
+float* row(const Tensor& t, int64_t n, const char* name) {
+    check_type(t, ScalarType::Float, name);
+    check_shape(t, {n}, name);
+    STD_TORCH_CHECK(t.is_contiguous(), name, " must be contiguous");
+    return static_cast<float*>(t.mutable_data_ptr());
+}
+
+void adam_step(Tensor w, const Tensor& gradient, Tensor mean, Tensor square, Optional rounded,
+               Optional average, double lr, double beta1, double beta2, double eps, double step,
+               double scale, double share) {
+    pix2gan::AdamStep k{};
+    k.n = w.numel();
+    k.w = row(w, k.n, "w");
+    k.mean = row(mean, k.n, "mean");
+    k.square = row(square, k.n, "square");
+    k.type = type_of(gradient);
+    STD_TORCH_CHECK(k.type != Type::float16, "a gradient is float32 or bfloat16");
+    check_shape(gradient, {k.n}, "gradient");
+    STD_TORCH_CHECK(gradient.is_contiguous(), "gradient must be contiguous");
+    k.gradient = gradient.const_data_ptr();
+    if (rounded.has_value()) {
+        check_type(*rounded, ScalarType::BFloat16, "rounded");
+        check_shape(*rounded, {k.n}, "rounded");
+        STD_TORCH_CHECK(rounded->is_contiguous(), "rounded must be contiguous");
+        k.rounded = rounded->mutable_data_ptr();
+    }
+    if (average.has_value()) k.average = row(*average, k.n, "average");
+    k.rate = static_cast<float>(lr / (1 - std::pow(beta1, step)));
+    k.root = static_cast<float>(1 / std::sqrt(1 - std::pow(beta2, step)));
+    k.beta1 = static_cast<float>(beta1), k.beta2 = static_cast<float>(beta2);
+    k.eps = static_cast<float>(eps), k.scale = static_cast<float>(scale);
+    k.share = static_cast<float>(share);
+    kernels::adam_step(k, Device(w).lent());
+}
+
+// ---------------------------------------------------------------------------------------- others
 
 std::string instruction_set() { return pix2gan::cpu::instruction_set(); }
 
@@ -755,6 +793,10 @@ PIX2GAN_DEFINE(PIX2GAN_LIBRARY, m) {
         "bool transposed, int kh, int kw, Tensor(a!) out) -> ()");
     m.def("build() -> str");
 #if !defined(PIX2GAN_CUDA)
+    m.def(
+        "adam_step(Tensor(a!) w, Tensor gradient, Tensor(b!) mean, Tensor(c!) square, "
+        "Tensor(d!)? rounded, Tensor(e!)? average, float lr, float beta1, float beta2, float eps, "
+        "float step, float scale, float share) -> ()");
     m.def("instruction_set() -> str");
     m.def("use_instruction_set(str name) -> bool");
 #endif
@@ -770,6 +812,9 @@ STABLE_TORCH_LIBRARY_IMPL(PIX2GAN_LIBRARY, PIX2GAN_KEY, m) {
     m.impl("instance_norm_act_grad", TORCH_BOX(&instance_norm_act_grad));
     m.impl("scaled_conv2d", TORCH_BOX(&scaled_conv2d));
     m.impl("scaled_conv2d_wgrad", TORCH_BOX(&scaled_conv2d_wgrad));
+#if !defined(PIX2GAN_CUDA)
+    m.impl("adam_step", TORCH_BOX(&adam_step));
+#endif
 }
 
 STABLE_TORCH_LIBRARY_IMPL(PIX2GAN_LIBRARY, CompositeExplicitAutograd, m) {

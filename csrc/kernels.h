@@ -147,6 +147,21 @@ struct ScaleWeight {
     void* out;
 };
 
+// One step of Adam with g = scale * gradient, on rows of n elements:
+//   mean += (1 - beta1) * (g - mean), square = beta2 * square + (1 - beta2) * g^2,
+//   w -= rate * mean / (sqrt(square) * root + eps), rounded = w in bfloat16,
+//   average += share * (w - average)
+// The bias corrections are in rate and root.
+struct AdamStep {
+    Type type;  // of the gradient: float32 or bfloat16
+    int64_t n;
+    float rate, beta1, beta2, root, eps, scale, share;
+    const void* gradient;
+    float *w, *mean, *square;
+    void* rounded;   // or null
+    float* average;  // or null
+};
+
 namespace cpu {
 
 void bias_act(const BiasAct&, const Workers&);
@@ -156,6 +171,7 @@ void instance_norm_act(const InstanceNormAct&, const Workers&);
 void instance_norm_act_grad(const InstanceNormActGrad&, const Workers&);
 void scale_act(const ScaleAct&, const Workers&);
 void scale_weight(const ScaleWeight&, const Workers&);
+void adam_step(const AdamStep&, const Workers&);
 
 // Whether PyTorch's convolution of this type is fast here, and not one that is emulated.
 bool convolves(Type);

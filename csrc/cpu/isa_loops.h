@@ -28,6 +28,8 @@ namespace pix2gan::cpu::PIX2GAN_ISA {
 #include "upfirdn2d_loops.h"
 //
 #include "scale_act_loops.h"
+//
+#include "adam_loops.h"
 
 extern const Loops table = {
     PIX2GAN_STRING(PIX2GAN_ISA),
@@ -38,6 +40,7 @@ extern const Loops table = {
     upfirdn2d_loops::find,
     scale_act_loops::find,
     scale_act_loops::find_weight,
+    adam_loops::find,
     instance_norm_loops::merge_sums,
     instance_norm_loops::finish_channels,
 };

@@ -122,6 +122,9 @@ using ScaleActLoop = void (*)(const ScaleAct&, const ScaleActPart&);
 using ScaleWeightLoop = void (*)(const void* w, const int64_t* offset, float scale,
                                  const float* scales, void* out, int64_t n);
 
+// Elements [begin, end).
+using AdamLoop = void (*)(const AdamStep&, int64_t begin, int64_t end);
+
 struct Loops {
     const char* name;
     int64_t lanes;
@@ -131,6 +134,7 @@ struct Loops {
     Upfirdn2dLoops (*upfirdn2d)(const Upfirdn2d&, bool one_term);
     ScaleActLoop (*scale_act)(const ScaleAct&);
     ScaleWeightLoop (*scale_weight)(Type from, Type to);
+    AdamLoop (*adam)(const AdamStep&);
     // One more chunk of `pixels` sums as above into the mean and m2 [channels] of `count` pixels.
     void (*merge_sums)(const float* sums, int64_t channels, double pixels, double count,
                        double* mean, double* m2);

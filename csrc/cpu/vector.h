@@ -17,6 +17,17 @@ PIX2GAN_INLINE F select(I condition, F a, F b) { return condition ? a : b; }
 PIX2GAN_INLINE U select(I condition, U a, U b) { return condition ? a : b; }
 PIX2GAN_INLINE F absolute(F v) { return (F)((U)v & 0x7fffffffu); }
 
+PIX2GAN_INLINE F square_root(F v) {
+#if PIX2GAN_LEVEL >= 2
+    return (F)_mm512_sqrt_ps((__m512)v);
+#elif PIX2GAN_LEVEL == 1
+    return (F)_mm256_sqrt_ps((__m256)v);
+#else
+    for (int64_t i = 0; i < lanes; i++) v[i] = __builtin_sqrtf(v[i]);
+    return v;
+#endif
+}
+
 // The larger and the smaller; b where one of them is NaN.
 PIX2GAN_INLINE F maximum(F a, F b) {
 #if PIX2GAN_LEVEL >= 2

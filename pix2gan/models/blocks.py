@@ -57,16 +57,21 @@ def interior(x: Tensor, border: Border) -> Tensor:
 
 
 class DeferredBiasConv2d(nn.Conv2d):
-    """A convolution whose bias is added by the op behind it, not by itself."""
+    """A convolution whose bias is added by the op behind it, not by itself.
+
+    ``rounded_weight`` is what it computes with where there is one, see ``keep_rounded_weights``.
+    """
 
     border = NO_BORDER
+    rounded_weight: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
+        weight = _weight_to_compute_with(self, x)
         # Width and height are halved if at all: so many columns has the smaller plane.
         columns = x.shape[0] * x.shape[2] * x.shape[3] // self.stride[0] ** 2
-        if prefers_matmul(x, self.weight, columns):
-            return conv2d_as_matmul(x, self.weight, self.stride[0], int(self.padding[0]))
-        return self._conv_forward(x, self.weight, None)
+        if prefers_matmul(x, weight, columns):
+            return conv2d_as_matmul(x, weight, self.stride[0], int(self.padding[0]))
+        return self._conv_forward(x, weight, None)
 
     @property
     def geometry(self) -> Geometry:
@@ -88,22 +93,23 @@ class PaddedConv2d(DeferredBiasConv2d):
 class DeferredBiasConvTranspose2d(nn.ConvTranspose2d):
     """A transposed convolution whose bias is added by the op behind it, not by itself.
 
-    Of a kernel of 3 or 4 and stride 2: height and width are doubled.
+    Of a kernel of 3 or 4 and stride 2: height and width are doubled. ``rounded_weight``: as of
+    ``DeferredBiasConv2d``.
     """
 
     border = NO_BORDER
     geometry = Geometry(2, 1, 1)
+    rounded_weight: Tensor | None = None
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         # The output size is fixed by the architecture; the argument is the base class's.
         assert isinstance(self.padding, tuple)
-        if prefers_matmul(x, self.weight, x.shape[0] * x.shape[2] * x.shape[3]):
+        weight = _weight_to_compute_with(self, x)
+        if prefers_matmul(x, weight, x.shape[0] * x.shape[2] * x.shape[3]):
             return conv_transpose2d_as_matmul(
-                x, self.weight, self.stride[0], self.padding[0], self.output_padding[0]
+                x, weight, self.stride[0], self.padding[0], self.output_padding[0]
             )
-        return F.conv_transpose2d(
-            x, self.weight, None, self.stride, self.padding, self.output_padding
-        )
+        return F.conv_transpose2d(x, weight, None, self.stride, self.padding, self.output_padding)
 
 
 class NearestUpConv2d(DeferredBiasConv2d):
@@ -299,6 +305,36 @@ def _drop(x: Tensor, masks: torch.Generator) -> Tensor:
     """Dropout with a mask that is the same on every device and in every memory format."""
     kept = torch.empty(x.shape).bernoulli_(1 - DROPOUT_PROBABILITY, generator=masks)
     return x * (kept / (1 - DROPOUT_PROBABILITY)).to(x)
+
+
+def _weight_to_compute_with(
+    conv: DeferredBiasConv2d | DeferredBiasConvTranspose2d, x: Tensor
+) -> Tensor:
+    if conv.rounded_weight is None:
+        return conv.weight
+    if torch.is_autocast_enabled(x.device.type):
+        return conv.rounded_weight
+    # In float32 among what is trained, gradients still go to the copy.
+    return conv.rounded_weight.to(x.dtype) if torch.is_grad_enabled() else conv.weight
+
+
+def keep_rounded_weights(network: nn.Module) -> dict[nn.Parameter, Tensor]:
+    """Let convolutions compute with copies of their weights in bfloat16, which get the gradients.
+
+    Whoever changes a weight then changes its copy, and nothing is converted in forward or backward.
+    Left out are weights that are computed from others (spectral norm) or summed in float32.
+
+    Returns:
+        The copy of each weight that has one, in its layout.
+    """
+    copies = {}
+    for module in network.modules():
+        if isinstance(module, (DeferredBiasConv2d, DeferredBiasConvTranspose2d)):
+            weight = module._parameters.get("weight")
+            if weight is not None and not isinstance(module, NearestUpConv2d):
+                module.rounded_weight = weight.detach().bfloat16().requires_grad_()
+                copies[weight] = module.rounded_weight
+    return copies
 
 
 class Resampling(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
@@ -21,14 +22,27 @@ class MovingAverage:
         self.decay = decay
         self.updates = 0
 
-    @torch.no_grad()
     def update(self, network: nn.Module) -> None:
         """Move towards ``network``, which has just been trained for a step."""
+        self.settle(network, self.advance())
+
+    def advance(self) -> float:
+        """Count an update; returns how far the parameters move towards the network's in it."""
         self.updates += 1
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        averages: list[Tensor] = list(self.network.parameters())
-        values: list[Tensor] = list(network.parameters())
-        torch._foreach_lerp_(averages, values, 1 - decay)
+        return 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
+
+    @torch.no_grad()
+    def settle(self, network: nn.Module, share: float, moved: Collection[Tensor] = ()) -> None:
+        """The rest of an update in which those of the network's parameters that are in ``moved``
+        have had their averages moved already."""
+        averages: list[Tensor] = []
+        values: list[Tensor] = []
+        for average, value in zip(self.network.parameters(), network.parameters(), strict=True):
+            if value not in moved:
+                averages.append(average)
+                values.append(value)
+        if averages:
+            torch._foreach_lerp_(averages, values, share)
         for average, value in zip(self.network.buffers(), network.buffers(), strict=True):
             average.copy_(value)
 

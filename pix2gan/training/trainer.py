@@ -127,8 +127,13 @@ class Trainer:
         lr = config.lr
         if name.startswith("discriminator") and config.lr_discriminator is not None:
             lr = config.lr_discriminator
-        networks = [self.method.networks[network] for network in self.method.players[name]]
-        return Player(networks, lr, config, self.world, self.device)
+        networks = {owned: self.method.networks[owned] for owned in self.method.players[name]}
+        averages = [
+            (network, self.averaged[owned])
+            for owned, network in networks.items()
+            if owned in self.averaged
+        ]
+        return Player(list(networks.values()), lr, config, self.world, self.device, averages)
 
     # --- the run ---
 
@@ -262,13 +267,8 @@ class Trainer:
                     update = next(updates, None)
                 if update is None:
                     break
-                player = self.players[update.player]
-                player.add_gradient(update.loss, last=last)
-                if last:
-                    player.update(factor)
+                self.players[update.player].learn(update.loss, factor, last=last)
                 self.metrics.add(update.log)
-        for name, average in self.averaged.items():
-            average.update(self.method.networks[name])
 
     def _learning_rate_factor(self, done: int) -> float:
         scheduled = learning_rate_factor(self.config, done, self.total)

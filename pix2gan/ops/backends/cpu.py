@@ -29,6 +29,8 @@ _DATA = {
     "scaled_conv2d": (0, 1, 9),
     "scaled_conv2d_wgrad": (0, 1),
 }
+# Of a step of Adam the gradient alone has a choice.
+_GRADIENTS = frozenset({torch.float32, torch.bfloat16})
 
 
 def is_available() -> tuple[bool, str]:
@@ -37,6 +39,8 @@ def is_available() -> tuple[bool, str]:
 
 
 def supports(primitive: str, *args: Any) -> bool:
+    if primitive == "adam_step":
+        return args[0].dtype == torch.float32 and args[1].dtype in _GRADIENTS
     positions = _DATA.get(primitive)
     if positions is None:
         return False
@@ -81,3 +85,7 @@ def scaled_conv2d(*args: Any) -> None:
 
 def scaled_conv2d_wgrad(*args: Any) -> None:
     torch.ops.pix2gan_native.scaled_conv2d_wgrad.default(*args)
+
+
+def adam_step(*args: Any) -> None:
+    torch.ops.pix2gan_native.adam_step.default(*args)

@@ -456,3 +456,32 @@ def scaled_conv2d_wgrad(
         [False, True, False],
     )
     out.copy_(dw)
+
+
+# --------------------------------------------------------------------------------------------- adam
+
+
+def adam_step(
+    weight: Tensor,
+    gradient: Tensor,
+    mean: Tensor,
+    square: Tensor,
+    rounded: Tensor | None,
+    average: Tensor | None,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    step: float,
+    scale: float,
+    share: float,
+) -> None:
+    gradient = gradient.to(weight.dtype) * scale
+    mean.lerp_(gradient, 1 - beta1)
+    square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+    deviation = square.sqrt().div_((1 - beta2**step) ** 0.5)
+    weight.addcdiv_(mean, deviation.add_(eps), value=-lr / (1 - beta1**step))
+    if rounded is not None:
+        rounded.copy_(weight)
+    if average is not None:
+        average.lerp_(weight, share)

@@ -23,6 +23,7 @@ from pix2gan.training.networks import (
     create_configured_discriminator,
     create_configured_generator,
 )
+from pix2gan.training.one_pass import run_each
 
 
 class Pix2Pix(Method):
@@ -72,8 +73,9 @@ class Pix2Pix(Method):
         fake_pair = torch.cat([a, fake], dim=1)
 
         # The paper halves D's objective, which slows it down relative to G.
-        d_real = multiscale_gan_loss(self.gan_loss, judge(real_pair), True)
-        d_fake = multiscale_gan_loss(self.gan_loss, judge(fake_pair.detach()), False)
+        on_real, on_fake = run_each(judge, real_pair, fake_pair.detach(), norm=self.config.norm)
+        d_real = multiscale_gan_loss(self.gan_loss, on_real, True)
+        d_fake = multiscale_gan_loss(self.gan_loss, on_fake, False)
         yield Update("discriminator", 0.5 * (d_real + d_fake), {"d_real": d_real, "d_fake": d_fake})
 
         features = judge.features(fake_pair)  # type: ignore[operator]
