@@ -136,7 +136,7 @@ class _Overlapped(torch.autograd.Function):
 
 
 def _apply(function: type[torch.autograd.Function], rows: Tensor, plan: _Plan) -> Tensor:
-    result: Tensor = function.apply(rows, plan)  # type: ignore[no-untyped-call]
+    result: Tensor = function.apply(rows, plan)
     return result
 
 

@@ -42,8 +42,8 @@ def adam_step(
         scale: The gradient is multiplied by it first.
         share: How far the average moves: 0 not at all, 1 to the new weights.
     """
-    args = (weight, gradient, mean, square, rounded, average)
-    args = (*args, lr, *betas, eps, step, scale, share)
-    dispatch.select("adam_step", args)(*args)
+    rows = (weight, gradient, mean, square, rounded, average)
+    settings = (lr, *betas, eps, step, scale, share)
+    dispatch.select("adam_step", (*rows, *settings))(*rows, *settings)
     # As PyTorch's own ops do: whoever goes on to differentiate through the old weights is told.
     torch.autograd.graph.increment_version(weight if rounded is None else (weight, rounded))

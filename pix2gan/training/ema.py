@@ -43,8 +43,8 @@ class MovingAverage:
                 values.append(value)
         if averages:
             torch._foreach_lerp_(averages, values, share)
-        for average, value in zip(self.network.buffers(), network.buffers(), strict=True):
-            average.copy_(value)
+        for buffer, newest in zip(self.network.buffers(), network.buffers(), strict=True):
+            buffer.copy_(newest)
 
     def state_dict(self) -> dict[str, object]:
         return {"network": self.network.state_dict(), "updates": self.updates}
