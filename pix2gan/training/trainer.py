@@ -23,6 +23,7 @@ from torch.utils.data import default_collate
 
 from pix2gan.errors import CheckpointError, ConfigError, Pix2ganError
 from pix2gan.file_io import atomic_write
+from pix2gan.freed_memory import FreedMemory
 from pix2gan.training.checkpointing import CheckpointFolder, random_state, restore_random_state
 from pix2gan.training.config import TrainConfig
 from pix2gan.training.curves import draw_curves
@@ -33,7 +34,7 @@ from pix2gan.training.ema import MovingAverage
 from pix2gan.training.export import export_model
 from pix2gan.training.health import Diverged, OutputWatch, Recovery, check_finite
 from pix2gan.training.held_out import score_held_out
-from pix2gan.training.memory import FreedMemory, memory_told
+from pix2gan.training.memory import memory_told
 from pix2gan.training.methods import Translation, find_method
 from pix2gan.training.metrics import Averages, MetricsLog, read_metrics
 from pix2gan.training.player import Player

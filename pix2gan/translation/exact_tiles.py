@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pix2gan import ops
+from pix2gan.freed_memory import FreedMemory
 from pix2gan.models.blocks import pad
 from pix2gan.models.layer_graph import IMAGE, Layer, Statistics, Step, last_uses
 from pix2gan.translation.planes import Normalised, Plane, Rows, Stacked
@@ -122,8 +123,10 @@ class _Bands:
     def _plane(self, make: Callable[[int, int], Tensor]) -> Plane:
         """A plane of the rows that ``make(first, last)`` computes."""
         plane = Plane(self.channels, self.height, self.width, self.dtype)
+        freed = FreedMemory()
         for first in range(0, self.height, self.band):
             plane.write(first, make(first, min(first + self.band, self.height)))
+            freed.give_back()
         return plane
 
 

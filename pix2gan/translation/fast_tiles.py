@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from pix2gan.freed_memory import FreedMemory
 from pix2gan.models.layer_graph import IMAGE, Layer, Statistics, receptive_radius
 from pix2gan.translation.exact_tiles import gather_statistics
 from pix2gan.translation.planes import Picture, Rows
@@ -60,10 +61,12 @@ def translate_strips(
     for left in range(0, image.width, strip):
         right = min(left + strip, image.width)
         start, stop = max(0, left - margin), min(right + margin, image.width)
+        freed = FreedMemory()
         made = stream(layers, image.columns(start, stop), statistics, BAND, device)
         for top in range(0, image.height, BAND):
             rows = made.read(top, min(top + BAND, image.height))
             yield top, left, rows[:, :, :, left - start : right - start]
+            freed.give_back()
 
 
 def sample(image: Picture, multiple: int) -> Rows:

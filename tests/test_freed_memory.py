@@ -7,8 +7,8 @@ import sys
 import pytest
 import torch
 
-from pix2gan.training import memory
-from pix2gan.training.memory import FreedMemory
+from pix2gan import freed_memory as memory
+from pix2gan.freed_memory import FreedMemory
 
 MEGABYTE = 2**20
 

@@ -1,0 +1,42 @@
+"""Memory that is free goes back to the system."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+
+class FreedMemory:
+    """Gives back to the system what the C library keeps although it is free.
+
+    glibc before 2.38 seldom reuses aligned blocks (its bug 14581), and torch aligns all of them:
+    the process of a U-Net grew by 4 MB a step, without end. Elsewhere this does nothing.
+    """
+
+    SLACK = 256 * 2**20
+
+    def __init__(self) -> None:
+        self._trim = _malloc_trim()
+        self._most = 0
+
+    def give_back(self) -> None:
+        """Call it between steps: it acts when the process has grown by ``SLACK`` bytes."""
+        if self._trim is not None and _resident() > self._most:
+            self._trim(0)
+            self._most = _resident() + self.SLACK
+
+
+def _malloc_trim() -> Callable[[int], int] | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    trim: Callable[[int], int] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    return trim
+
+
+def _resident() -> int:
+    """Bytes of this process that are in memory."""
+    pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
