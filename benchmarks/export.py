@@ -1,6 +1,6 @@
 """Milliseconds an image: exported models against the original, on the CPU.
 
-    OMP_NUM_THREADS=2 python -m benchmarks.export       # 80 seconds on two cores
+    OMP_NUM_THREADS=2 python -m benchmarks.export
     python -m benchmarks.export --models resnet9 --sizes 256
 
 The bundled model, ResNet-9 and U-Net-256 at batch 1 in float32, exported to ONNX (run by ONNX
