@@ -44,7 +44,7 @@ $(VENV)/.torch:
 	fi; \
 	echo "make: installing $(TORCH) (once, a minute or more)"; \
 	$(PIP) $(TORCH); \
-	$(PIP) "setuptools>=77.0.3"; \
+	$(PIP) "setuptools>=77.0.3" "ninja>=1.11"; \
 	echo "$(TORCH)" > $@
 
 # $(1): what pip installs; the editable install compiles csrc/ into the package.

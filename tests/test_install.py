@@ -120,13 +120,19 @@ def test_builds_once_and_clears_an_older_failure(project: Path) -> None:
 
 
 @needs_compiler
-def test_needs_no_ninja(project: Path, tmp_path: Path) -> None:
+def test_the_ninja_in_the_path_does_not_matter(project: Path, tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     ninja = tmp_path / "bin/ninja"
     ninja.write_text("#!/bin/sh\nexit 1\n")
     ninja.chmod(0o755)
     build(project, PATH=f"{ninja.parent}{os.pathsep}{os.environ['PATH']}")
     assert len(libraries(project)) == 1
+
+
+@needs_compiler
+def test_without_ninja(project: Path) -> None:
+    (project.parent / "site/ninja.py").write_text("raise ImportError\n")
+    assert "pip install ninja" in failure_line(project, build(project))
 
 
 def test_without_a_compiler(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

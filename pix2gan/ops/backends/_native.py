@@ -18,6 +18,7 @@ Environment: ``PIX2GAN_CACHE_DIR`` (default ``$XDG_CACHE_HOME/pix2gan`` or ``~/.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 import os
@@ -25,7 +26,6 @@ import platform
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import sysconfig
@@ -33,8 +33,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import ModuleType
 
 logger = logging.getLogger("pix2gan.ops")
 
@@ -238,61 +239,84 @@ def compile_library(library: Library, csrc: Path, target: Path, deadline: float)
         work = Path(folder)
         sources = library.source_files(csrc)
         objects = [work / f"{number}.o" for number in range(len(sources))]
-        commands = [
-            library.compile_command(csrc, source, object_file)
+        commands = {
+            object_file: library.compile_command(csrc, source, object_file)
             for source, object_file in zip(sources, objects, strict=True)
-        ]
-        _run_all(library.title, commands, work, deadline)
+        }
         linked = work / target.name
-        _run_all(library.title, [library.link_command(objects, linked)], work, deadline)
+        commands[linked] = library.link_command(objects, linked)
+        _run_ninja(library.title, _build_file(commands, linked), work, deadline)
         linked.replace(target)
 
 
-def _run_all(title: str, commands: Sequence[Sequence[str]], work: Path, deadline: float) -> None:
-    """Runs commands side by side, as many as there are processors; the first failure ends all."""
-    at_once = max(1, _processors())
-    waiting = list(enumerate(commands))
-    running: dict[int, subprocess.Popen[bytes]] = {}
+def _build_file(commands: dict[Path, list[str]], linked: Path) -> str:
+    """What ninja reads: each file and the command that makes it, ``linked`` from all others."""
+    text = io.StringIO()
+    writer = _ninja().ninja_syntax.Writer(text, width=sys.maxsize)
+    writer.rule("run", command="$line", description="$out")
+    objects = [str(file) for file in commands if file != linked]
+    for file, command in commands.items():
+        line = shlex.join(command).replace("$", "$$")
+        inputs = objects if file == linked else None
+        writer.build(str(file), "run", inputs=inputs, variables={"line": line})
+    return text.getvalue()
+
+
+def _run_ninja(title: str, build_file: str, work: Path, deadline: float) -> None:
+    """Builds all of a build file, as many commands at a time as there are processors."""
+    (work / "build.ninja").write_text(build_file)
+    program = [*_ninja_program(), "--quiet", "-C", str(work), "-j", str(_processors())]
+    with (work / "log.txt").open("w+", errors="replace") as log:
+        process = subprocess.Popen(program, stdout=log, stderr=log, start_new_session=True)
+        try:
+            code = process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            raise BuildError(
+                f"compiling {title} took too long; set PIX2GAN_BUILD_TIMEOUT to more seconds"
+            ) from None
+        finally:
+            _end(process)
+        if code != 0:
+            log.seek(0)
+            raise BuildError(_first_error(title, log.read(), code))
+
+
+def _ninja() -> ModuleType:
+    """The package that brings ninja, and its writer of build files."""
     try:
-        while waiting or running:
-            while waiting and len(running) < at_once:
-                number, command = waiting.pop(0)
-                with (work / f"{number}.log").open("wb") as log:
-                    running[number] = subprocess.Popen(
-                        command, stdout=log, stderr=log, start_new_session=True
-                    )
-            for number, process in list(running.items()):
-                code = process.poll()
-                if code is None:
-                    continue
-                del running[number]
-                if code != 0:
-                    log_text = (work / f"{number}.log").read_text(errors="replace")
-                    raise BuildError(_first_error(title, commands[number], code, log_text))
-            if running and time.monotonic() > deadline:
-                raise BuildError(
-                    f"compiling {title} took too long; set PIX2GAN_BUILD_TIMEOUT to more seconds"
-                )
-            time.sleep(0.02)
-    finally:
-        for process in running.values():
-            _kill(process)
+        import ninja
+        import ninja.ninja_syntax
+    except ImportError:
+        raise BuildError(
+            "ninja, which runs the compilers, is missing; `pip install ninja`"
+        ) from None
+    return ninja
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """Ends a process with all that it has started: compilers are drivers of others."""
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        process.kill()
-    process.wait()
+def _ninja_program() -> list[str]:
+    """The package's own, whatever stands in the PATH: other versions know other options."""
+    return [str(Path(_ninja().BIN_DIR) / "ninja")]
 
 
-def _first_error(title: str, command: Sequence[str], code: int, log: str) -> str:
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ends ninja where it still runs. SIGTERM first: it takes the compilers along, which are
+    process groups of their own."""
+    for end in (process.terminate, process.kill):
+        if process.poll() is None:
+            end()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(10)
+
+
+def _first_error(title: str, log: str, code: int) -> str:
     lines = [line.strip() for line in log.splitlines() if line.strip()]
+    program = title
+    if lines and lines[0].startswith("FAILED:"):  # and the command, before what the program says
+        program = shlex.split(lines[1])[0]
+        lines = lines[2:]
     telling = [line for line in lines if re.search(r"\berror\b|undefined|cannot find", line, re.I)]
     reason = (telling or lines or [f"exit status {code}"])[0]
-    return f"{command[0]} could not compile {title}: {reason[:300]}"
+    return f"{program} could not compile {title}: {reason[:300]}"
 
 
 def _processors() -> int:
@@ -357,7 +381,7 @@ def build_cached(library: Library, csrc: Path) -> Path:
         return cached
     if os.environ.get("PIX2GAN_BUILD") == "0":
         raise BuildError("they are not built, and PIX2GAN_BUILD=0 forbids compiling at first use")
-    tools = library.tools()
+    tools = [*library.tools(), _ninja_program()]
     deadline = time.monotonic() + _time_limit()
     failure = cached.with_suffix(".failed.json")
     try:
