@@ -45,7 +45,7 @@ ALLOWED = {
 }
 
 # Below the op modules: what both they and the backends are made of.
-OPS_GROUND = {"activations", "layout", "padding"}
+OPS_GROUND = {"activations", "compositions", "layout", "padding"}
 VAGUE = {"utils", "base", "common", "helpers", "util", "helper", "misc"}
 
 

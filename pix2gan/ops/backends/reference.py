@@ -6,14 +6,16 @@ compiler. So it is exact first: half precision is computed in float32 and rounde
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pix2gan.ops import compositions
 from pix2gan.ops.activations import activation
+from pix2gan.ops.compositions import planes, scaled
 from pix2gan.ops.layout import accumulation_dtype
 from pix2gan.ops.padding import pad_image, pad_image_adjoint
 
@@ -33,14 +35,9 @@ def supports(primitive: str, *args: Any) -> bool:
 # ----------------------------------------------------------------------------------------- bias_act
 
 
-def _along(b: Tensor, x: Tensor, dim: int) -> Tensor:
-    """A vector, shaped to broadcast along axis ``dim`` of x."""
-    return b.view([-1 if axis == dim else 1 for axis in range(x.dim())])
-
-
 def _pre_activation(x: Tensor, b: Tensor | None, dim: int) -> Tensor:
     v = x.to(accumulation_dtype(x.dtype))
-    return v if b is None else v + _along(b, x, dim)
+    return v if b is None else v + compositions.along(b, x, dim)
 
 
 def bias_act(
@@ -60,7 +57,7 @@ def bias_act(
     if b is None:
         v.copy_(x)
     else:
-        torch.add(x, _along(b, x, dim), out=v)
+        torch.add(x, compositions.along(b, x, dim), out=v)
     _activate_(v, act, alpha)
     if gain != 1:
         v.mul_(gain)
@@ -187,60 +184,9 @@ def upfirdn2d(
     gain: float,
     out: Tensor,
 ) -> None:
-    if out.numel() == 0:
-        return
-    taps = f if flip else f.flip(list(range(f.dim())))
-    x = x.to(f.dtype)
-    if f.dim() == 1 and len(f) <= 6:
-        taps, f = taps.outer(taps), f.outer(f)  # one pass with few taps beats two
-    if f.dim() == 2:
-        y = _filter(x, taps * gain, (upy, upx), (downy, downx), (pady0, padx0), out.shape[2:])
-    else:
-        rows, columns = taps[:, None], taps[None] * gain
-        y = _filter(x, columns, (1, upx), (1, downx), (0, padx0), (x.shape[2], out.shape[3]))
-        y = _filter(y, rows, (upy, 1), (downy, 1), (pady0, 0), out.shape[2:])
-    out.copy_(y)
-
-
-def _filter(
-    x: Tensor,
-    taps: Tensor,
-    up: tuple[int, int],
-    down: tuple[int, int],
-    pad: tuple[int, int],
-    size: Sequence[int],
-) -> Tensor:
-    """y[o] = sum_k taps[k] up(x)[o down + k - pad] for ``size`` outputs o, pairs being (y, x).
-
-    As a convolution of each channel by itself; a transposed one where that inserts the zeros.
-    """
-    channels = x.shape[1]
-    extent = [(o - 1) * d + 1 for o, d in zip(size, down, strict=True)]  # before down
-    if up == (1, 1):
-        after = [
-            e + k - 1 - p - n
-            for e, k, p, n in zip(extent, taps.shape, pad, x.shape[2:], strict=True)
-        ]
-        if tuple(after) != pad or min(pad) < 0:
-            x, pad = F.pad(x, (pad[1], after[1], pad[0], after[0])), (0, 0)
-        weight = taps.expand(channels, 1, *taps.shape)
-        return F.conv2d(x, weight, stride=down, padding=pad, groups=channels)
-    # x[i] reaches full[i up + j] through the reversed taps; y[o] is full[o down + taps - 1 - pad]
-    weight = taps.flip((0, 1)).expand(channels, 1, *taps.shape)
-    cut = [k - 1 - p for k, p in zip(taps.shape, pad, strict=True)]
-    rest = [
-        e - ((n - 1) * u - 2 * c + k)
-        for e, n, u, c, k in zip(extent, x.shape[2:], up, cut, taps.shape, strict=True)
-    ]
-    if min(cut) >= 0 and all(0 <= r < u for r, u in zip(rest, up, strict=True)):
-        full = F.conv_transpose2d(
-            x, weight, stride=up, padding=cut, output_padding=rest, groups=channels
-        )
-    else:
-        full = F.conv_transpose2d(x, weight, stride=up, groups=channels)
-        after = [e + c - n for e, c, n in zip(extent, cut, full.shape[2:], strict=True)]
-        full = F.pad(full, (-cut[1], after[1], -cut[0], after[0]))
-    return full[:, :, :: down[0], :: down[1]]
+    if out.numel() > 0:
+        padding = (padx0, padx1, pady0, pady1)
+        out.copy_(compositions.upfirdn2d(x, f, upx, upy, downx, downy, *padding, flip, gain))
 
 
 # ------------------------------------------------------------------------------------ instance norm
@@ -258,11 +204,6 @@ def _chunks(x: Tensor) -> Iterator[slice]:
         yield slice(start, start + images)
 
 
-def _planes(v: Tensor) -> Tensor:
-    """[n, C] or [C] as [n or 1, C, 1, 1]."""
-    return v.view(-1, v.shape[-1], 1, 1)
-
-
 def _of(parameter: Tensor, images: slice) -> Tensor:
     """The rows of [N, C] that belong to some images; [C] serves all."""
     return parameter if parameter.dim() == 1 else parameter[images]
@@ -275,7 +216,7 @@ def _centre(x: Tensor, mean: Tensor, m2: Tensor) -> tuple[Tensor, Tensor]:
     ``rest`` data far from zero would be off by a rounding of their mean.
     """
     torch.mean(x, (2, 3), dtype=mean.dtype, out=mean)
-    z = x - _planes(mean)
+    z = x - planes(mean)
     rest = z.mean((2, 3))
     torch.sum(z.square(), (2, 3), out=m2)
     m2.addcmul_(rest, rest, value=-x.shape[2] * x.shape[3])
@@ -312,12 +253,12 @@ def instance_norm_act(
             z, shift = _centre(x[n], mean_out[n], rstd_out[n])
             rstd_out[n].div_(x.shape[2] * x.shape[3]).add_(eps).rsqrt_()
         else:
-            z, shift = x[n] - _planes(mean_out[n]), torch.zeros_like(mean_out[n])
+            z, shift = x[n] - planes(mean_out[n]), torch.zeros_like(mean_out[n])
         scale = rstd_out[n] if weight is None else rstd_out[n] * _of(weight, n)
         shift.mul_(-scale)
         if bias is not None:
             shift.add_(_of(bias, n))
-        z.mul_(_planes(scale)).add_(_planes(shift))
+        z.mul_(planes(scale)).add_(planes(shift))
         _activate_(z, act, alpha)
         if residual is not None:
             z.add_(residual[n])
@@ -343,30 +284,25 @@ def instance_norm_act_grad(
 ) -> None:
     count = x.shape[2] * x.shape[3]
     for n in _chunks(x):
-        xhat = (x[n] - _planes(mean[n])).mul_(_planes(rstd[n]))
+        xhat = (x[n] - planes(mean[n])).mul_(planes(rstd[n]))
         g = torch.empty_like(xhat)
         g.copy_(pad_image_adjoint(dy[n].to(mean.dtype), pad, pad_mode))
         if act != "linear":
-            z = xhat if weight is None else xhat * _planes(_of(weight, n))
-            z = z if bias is None else z + _planes(_of(bias, n))
+            z = xhat if weight is None else xhat * planes(_of(weight, n))
+            z = z if bias is None else z + planes(_of(bias, n))
             _times_slope_(g, z, act, alpha)
         torch.sum(g, (2, 3), out=dbias[n])
         torch.sum(g * xhat, (2, 3), out=dweight[n])
         scale = rstd[n] if weight is None else rstd[n] * _of(weight, n)
-        g.mul_(_planes(scale))
+        g.mul_(planes(scale))
         if not frozen:
             # minus the components along 1 and xhat, which normalisation takes out of x
-            g.sub_(xhat.mul_(_planes(dweight[n] * scale / count)))
-            g.sub_(_planes(dbias[n] * scale / count))
+            g.sub_(xhat.mul_(planes(dweight[n] * scale / count)))
+            g.sub_(planes(dbias[n] * scale / count))
         dx[n].copy_(g)
 
 
 # ------------------------------------------------------------------------------------ scaled_conv2d
-
-
-def _scaled(x: Tensor, scale: Tensor | None) -> Tensor:
-    """x times [N, C], rounded to x's dtype as the operand of a matrix product is."""
-    return x if scale is None else (x * scale[:, :, None, None]).to(x.dtype)
 
 
 def scaled_conv2d(
@@ -389,38 +325,9 @@ def scaled_conv2d(
 ) -> None:
     if out.numel() == 0:
         return
-    c = _convolve(_scaled(x, s), w, stride, padding, transposed, out_h, out_w)
-    v = c.to(accumulation_dtype(x.dtype))
-    if d is not None:
-        v = v * d[:, :, None, None]
-    if noise is not None:
-        v = v + noise
-    if v.dtype == out.dtype and b is None and act == "linear" and gain == 1 and clamp < 0:
-        out.copy_(v)
-    else:
-        _finish(v, b, act, alpha, gain, clamp, out)
-
-
-def _finish(
-    v: Tensor, b: Tensor | None, act: str, alpha: float, gain: float, clamp: float, out: Tensor
-) -> None:
-    if b is not None:
-        v = v + b[:, None, None]
-    v = activation(act).value(v, alpha) * gain
-    out.copy_(v.clamp(-clamp, clamp) if clamp >= 0 else v)
-
-
-def _convolve(
-    x: Tensor, w: Tensor, stride: int, padding: int, transposed: bool, out_h: int, out_w: int
-) -> Tensor:
-    if not transposed:
-        return F.conv2d(x, w, stride=stride, padding=padding)
-    # rows and columns that the strided convolution, whose adjoint this is, left over
-    rest = tuple(
-        size - ((n - 1) * stride - 2 * padding + taps)
-        for size, n, taps in zip((out_h, out_w), x.shape[2:], w.shape[2:], strict=True)
-    )
-    return F.conv_transpose2d(x, w, stride=stride, padding=padding, output_padding=rest)
+    sizes = (stride, padding, transposed, out_h, out_w)
+    v = compositions.scaled_conv2d(x, w, s, d, *sizes, noise, b, act, alpha, gain, clamp)
+    out.copy_(v)
 
 
 def scaled_conv2d_wgrad(
@@ -438,7 +345,7 @@ def scaled_conv2d_wgrad(
     if x.numel() == 0 or dy.numel() == 0:
         out.zero_()
         return
-    big, small = _scaled(x, s), _scaled(dy, d)
+    big, small = scaled(x, s), scaled(dy, d)
     if transposed:
         big, small = small, big
     # aten's name for the gradient of a convolution; only the one of the weight is asked for
