@@ -367,8 +367,10 @@ def evaluate(
     unpaired: Annotated[bool, Parameter(negative="")] = False,
     features: Path | None = None,
     lpips: Path | None = None,
+    lpips_layers: Path | None = None,
     report: Path | None = None,
     page: Path | None = None,
+    inputs: Path | None = None,
     split: str = "",
     model: Path | None = None,
     seed: int = 0,
@@ -384,13 +386,19 @@ def evaluate(
     unpaired
         Compare two sets of images of any names: sliced Wasserstein distance, FID and KID.
     features
-        ONNX file of a network that makes features of images, for FID and KID.
+        The network of FID and KID: a state dict of Inception v3 (pt_inception-2015-12-05), or an
+        ONNX file that makes features of images.
     lpips
-        ONNX file of a network that makes LPIPS's feature maps.
+        The network of LPIPS: a state dict of AlexNet or VGG-16, or an ONNX file that makes feature
+        maps.
+    lpips_layers
+        The weights of LPIPS's layers, where not those that torchmetrics brings.
     report
         Write the scores of every image to this JSON file.
     page
-        Write the best and the worst pairs to this HTML file.
+        Write scores and the worst, usual and best pairs to this HTML file.
+    inputs
+        What was translated, to be shown on the page: images of the same names.
     split
         The part of the data that this is, for the report.
     model
@@ -412,8 +420,10 @@ def evaluate(
             unpaired=unpaired,
             features=features,
             lpips=lpips,
+            lpips_layers=lpips_layers,
             report=report,
             page=page,
+            inputs=inputs,
             split=split,
             model=model,
             seed=seed,

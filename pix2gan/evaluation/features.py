@@ -1,14 +1,15 @@
-"""Feature networks from a local file, for FID, KID and LPIPS: ONNX, and so data and not code.
+"""Feature networks from a local file, for FID, KID and LPIPS: data and not code.
 
-A file has one input of images, float32 [N, 3, H, W] in [0, 1]; what its network needs (a size,
-a mean, a deviation) is inside of the graph. H and W may be fixed; images are brought to that size.
+Either the public weights of the networks of the papers (`inception`, `lpips`), or any network as
+ONNX. That has one input of images, float32 [N, 3, H, W] in [0, 1]; what its network needs (size,
+mean, deviation) is inside of the graph. H and W may be fixed; images are brought to that size.
 """
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -16,9 +17,50 @@ from torch import Tensor
 
 from pix2gan.checkpoints.onnx_file import open_session, read_onnx
 from pix2gan.errors import CheckpointError
+from pix2gan.evaluation.inception import InceptionFeatures
+from pix2gan.evaluation.lpips import PerceptualMaps
+from pix2gan.evaluation.weights_file import SUFFIXES
 
 
-class FeatureNetwork:
+class FeatureNetwork(Protocol):
+    """What makes features of images, [N, D] or feature maps."""
+
+    def __call__(self, images: Tensor) -> list[Tensor]:
+        """[N, 3, H, W] in [0, 1] -> the outputs; images go through one by one."""
+
+    def protocol(self) -> dict[str, Any]:
+        """What a report says about it."""
+
+
+def open_features(path: Path) -> FeatureNetwork:
+    """The network of FID and KID in a file, ``.onnx`` or Inception's weights.
+
+    Raises:
+        CheckpointError: If it is no such file, or holds more than data.
+    """
+    if path.suffix in SUFFIXES:
+        return InceptionFeatures(path)
+    return OnnxNetwork(path, maps=False)
+
+
+def open_maps(path: Path, layers: Path | None = None) -> FeatureNetwork:
+    """The network of LPIPS in a file, ``.onnx`` or the weights of AlexNet or VGG-16.
+
+    Args:
+        path: The file.
+        layers: The weights of the layers, see `PerceptualMaps`.
+
+    Raises:
+        CheckpointError: If it is no such file, or holds more than data.
+    """
+    if path.suffix in SUFFIXES:
+        return PerceptualMaps(path, layers)
+    if layers is not None:
+        raise CheckpointError(f"{path} holds the weights of its layers itself: leave {layers} out")
+    return OnnxNetwork(path, maps=True)
+
+
+class OnnxNetwork:
     """The network in an ONNX file; of FID and KID if it makes [N, D], of LPIPS if feature maps.
 
     Args:

@@ -22,8 +22,8 @@ from pix2gan import image_metrics as metrics
 from pix2gan.checkpoints.native import locate
 from pix2gan.data.image_io import list_images, open_image, to_float, to_rgb
 from pix2gan.errors import BadImageError, CheckpointError, ConfigError, DataError
-from pix2gan.evaluation.features import FeatureNetwork
-from pix2gan.evaluation.page import CASES, write_page
+from pix2gan.evaluation.features import FeatureNetwork, open_features, open_maps
+from pix2gan.evaluation.page import Case, chosen, write_page
 from pix2gan.evaluation.scores import ImageScores, MeanScores, PairedScores, versions
 from pix2gan.evaluation.set_distances import (
     KID_SUBSET_SIZE,
@@ -100,14 +100,26 @@ class EvaluationReport:
             found["KID"] = f"{self.distances['kid']:.5f} ± {self.distances['kid_deviation']:.5f}"
         return found
 
-    def summary(self) -> str:
-        """A few lines for a person."""
+    def facts(self) -> list[str]:
+        """What was compared, in a few words each."""
         if self.mean is None:
-            first = f"{self.counts['outputs']} images against {self.counts['references']}, unpaired"
+            images = (
+                f"{self.counts['outputs']} images against {self.counts['references']}, unpaired"
+            )
         else:
             same = f", {self.mean.identical} identical" if self.mean.identical else ""
-            first = f"{self.mean.count} images{same}"
-        return "\n".join([first, *(f"{name:<5} {text}" for name, text in self.figures().items())])
+            images = f"{self.mean.count} images{same}"
+        found = [images]
+        if "split" in self.of:
+            found.append(f"split {self.of['split']}")
+        if "model" in self.of:
+            found.append(f"model {self.of['model']['name']}, {self.of['model']['sha256'][:12]}")
+        return found
+
+    def summary(self) -> str:
+        """A few lines for a person."""
+        lines = [f"{name:<5} {text}" for name, text in self.figures().items()]
+        return "\n".join([self.facts()[0], *lines])
 
 
 def evaluate_folders(
@@ -117,8 +129,10 @@ def evaluate_folders(
     unpaired: bool = False,
     features: Path | None = None,
     lpips: Path | None = None,
+    lpips_layers: Path | None = None,
     report: Path | None = None,
     page: Path | None = None,
+    inputs: Path | None = None,
     split: str = "",
     model: Path | None = None,
     seed: int = 0,
@@ -135,11 +149,15 @@ def evaluate_folders(
         references: The real images, as many, of the same sizes: a folder or a file likewise.
         unpaired: Compare the two as sets of any numbers and names, by the distances that need no
             pairs: sliced Wasserstein, FID and KID.
-        features: The ONNX file of a network that makes features [N, D], for FID and KID (see
-            ``pix2gan.evaluation.features``).
-        lpips: The ONNX file of a network that makes LPIPS's feature maps.
+        features: The network of FID and KID: Inception's weights, or an ONNX file that makes
+            features [N, D] (see ``pix2gan.evaluation.features``).
+        lpips: The network of LPIPS: the weights of AlexNet or VGG-16, or an ONNX file that makes
+            feature maps.
+        lpips_layers: The weights of LPIPS's layers, for AlexNet or VGG-16; by default
+            torchmetrics's.
         report: Where to write the scores as JSON, if anywhere. Missing folders are made.
-        page: Where to write an HTML page of the best and the worst pairs.
+        page: Where to write an HTML page of the scores and the worst, usual and best pairs.
+        inputs: What was translated, to be shown on the page: images of the same names.
         split: The part of the data that this is, for the report: "test".
         model: The file that made the outputs, or its folder; its SHA-256 goes into the report.
         seed: Of the sliced Wasserstein distance's patches and projections, and of KID's subsets.
@@ -159,11 +177,16 @@ def evaluate_folders(
     outputs, references = Path(outputs), Path(references)
     of: dict[str, Any] = {"split": split} if split else {}
     run = _Run(
-        FeatureNetwork(Path(features), maps=False) if features is not None else None,
-        FeatureNetwork(Path(lpips), maps=True) if lpips is not None else None,
+        open_features(Path(features)) if features is not None else None,
+        open_maps(Path(lpips), lpips_layers) if lpips is not None else None,
         seed,
     )
     pairs = [] if unpaired else match_images(outputs, references)
+    given: dict[str, Path] = {}
+    if inputs is not None:
+        if page is None:
+            raise ConfigError("The inputs are for the page: leave them out, or ask for a page")
+        given = {name: seen for name, _, seen in match_images(outputs, Path(inputs))}
     for path in (report, page):
         if path is not None:
             _check_report(Path(path))
@@ -185,7 +208,7 @@ def evaluate_folders(
         result.write(Path(report))
     if page is not None:
         Path(page).parent.mkdir(parents=True, exist_ok=True)
-        _write_page(Path(page), result, pairs)
+        _write_page(Path(page), result, pairs, given)
     return result
 
 
@@ -319,24 +342,33 @@ def _hash_of(model: Path) -> dict[str, str]:
     return {"name": model.name, "file": path.name, "sha256": digest.hexdigest()}
 
 
-def _write_page(path: Path, result: EvaluationReport, pairs: list[tuple[str, Path, Path]]) -> None:
-    """The pairs of lowest and of highest SSIM."""
+def _write_page(
+    path: Path,
+    result: EvaluationReport,
+    pairs: list[tuple[str, Path, Path]],
+    given: dict[str, Path],
+) -> None:
+    """The scores and the worst, usual and best images by SSIM."""
     files = {name: (output, reference) for name, output, reference in pairs}
-    ranked = sorted(result.images, key=lambda image: (image.ssim, image.name))
-    count = min(CASES, len(ranked) - len(ranked) // 2)
-    sections = {
-        "Worst by SSIM": ranked[:count],
-        "Best by SSIM": ranked[::-1][: len(ranked) // 2][:count],
-    }
+
+    def case(scores: ImageScores) -> Case:
+        seen = _read(given[scores.name]) if given else None
+        return Case(scores, *_read_pair(*files[scores.name]), seen)
+
+    found = chosen(result.images)
+    sections = (
+        ("Worst", "The lowest SSIM: where to look first.", found["worst"]),
+        ("Usual", "Around the median of SSIM: what to expect.", found["usual"]),
+        ("Best", "The highest SSIM.", found["best"]),
+    )
     write_page(
         path,
         f"{result.outputs} against {result.references}",
-        {"Images": str(len(ranked)), **result.figures()},
-        [
-            (heading, [(image, *_read_pair(*files[image.name])) for image in images])
-            for heading, images in sections.items()
-            if images
-        ],
+        result.facts(),
+        result.figures(),
+        result.images,
+        [(head, text, [case(s) for s in scores]) for head, text, scores in sections if scores],
+        {**result.protocol, "versions": result.versions},
     )
 
 

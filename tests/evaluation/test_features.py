@@ -15,7 +15,7 @@ from pix2gan.checkpoints import ModelConfig, save_model
 from pix2gan.cli import main
 from pix2gan.data.image_io import save_image
 from pix2gan.errors import CheckpointError, ConfigError, DataError
-from pix2gan.evaluation.features import FeatureNetwork
+from pix2gan.evaluation.features import open_features
 from pix2gan.evaluation.report import evaluate_folders
 from pix2gan.evaluation.set_distances import (
     frechet_distance,
@@ -104,7 +104,7 @@ def test_perceptual_distance_sums_layers():
 
 
 def test_a_network_brings_images_to_its_size(tmp_path):
-    network = FeatureNetwork(colour_features(tmp_path / "f.onnx", size=(16, 16)), maps=False)
+    network = open_features(colour_features(tmp_path / "f.onnx", size=(16, 16)))
     assert network.protocol()["size"] == [16, 16]
     images = torch.rand(2, 3, 32, 48)
     (found,) = network(images)
@@ -157,9 +157,10 @@ def test_a_report_of_everything(folders, tmp_path):
     assert found["protocol"]["fid"]["file"] == "colours.onnx"
     assert found["protocol"]["kid"]["subset_size"] == 1000
     text = page.read_text()
-    assert text.count("data:image/jpeg;base64,") == 10, "five pairs, each once"
-    assert "http" not in text.replace("http-equiv", ""), "all of it is inside"
-    assert text.index("Worst by SSIM") < text.index("Best by SSIM")
+    assert text.count('src="data:image/jpeg;base64,') == 15, "five pairs and their difference"
+    assert "http" not in text, "all of it is inside"
+    assert "<script" not in text
+    assert text.index("Worst") < text.index("Usual") < text.index("Best")
 
 
 def test_sets_without_pairs(folders, tmp_path):
