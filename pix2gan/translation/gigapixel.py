@@ -1,9 +1,9 @@
 """Images with more pixels than are decoded at once: read, translated and written in parts.
 
 libvips reads any part of a tiled TIFF, and unpacks other files to disk first. The output goes to a
-scratch file of bare pixels as it is made, and from there, streaming, into the file that is asked
-for. So memory depends on the size of a tile, and not on that of the image; the output's name
-appears when the output is whole.
+scratch file as it is made, and from there, streaming, into the file that is asked for. So memory
+depends on the size of a tile, and not on that of the image; the output's name appears when the
+output is whole.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import tifffile
 import torch
 from torch import Tensor
 
@@ -36,7 +37,7 @@ _ANY_SIZE = 2**62
 # The largest width and height that a format has.
 _LONGEST = {"jpg": 65500, "webp": 16383}
 _DTYPES = {"uchar": "uint8", "ushort": "uint16", "float": "float32", "double": "float32"}
-_FORMATS = {"uint8": "uchar", "uint16": "ushort", "float32": "float"}
+_STRIP_BYTES = 2**20  # of a scratch file
 # Colours that vips turns into RGB; in all other spaces the bands are what they are.
 _FOREIGN_COLOURS = {"cmyk", "lab", "labq", "labs", "lch", "cmc", "xyz", "yxy", "hsv"}
 
@@ -261,11 +262,15 @@ def _damaged(name: str, error: Exception) -> BadImageError:
 
 
 class _PixelFile:
-    """The pixels of an image [height, width, C], in a scratch file without a name."""
+    """The pixels of an image [height, width, C], in a scratch file without a name.
+
+    It is an uncompressed TIFF, since libvips reads that by strips. A file of bare pixels it would
+    map into memory, and the whole of it would count as this process's.
+    """
 
     def __init__(self, height: int, width: int) -> None:
         self.height, self.width = height, width
-        self.channels, self.dtype = 0, ""
+        self.channels, self.dtype, self.start = 0, "", 0
         self.file = tempfile.TemporaryFile(prefix="pix2gan-")  # noqa: SIM115
 
     def __enter__(self) -> _PixelFile:
@@ -276,23 +281,39 @@ class _PixelFile:
 
     def write(self, top: int, left: int, part: Array) -> None:
         # part: [h, w, C], of one C and dtype always
-        self.channels, self.dtype = part.shape[2], part.dtype.name
+        if not self.channels:
+            self._begin(part.shape[2], part.dtype.name)
         pixel = self.channels * part.itemsize
         for number, row in enumerate(np.ascontiguousarray(part)):
-            self.file.seek(((top + number) * self.width + left) * pixel)
+            self.file.seek(self.start + ((top + number) * self.width + left) * pixel)
             self.file.write(row.tobytes())
 
+    def _begin(self, channels: int, dtype: str) -> None:
+        self.channels, self.dtype = channels, dtype
+        row = self.width * channels * np.dtype(dtype).itemsize
+        named = tifffile.FileHandle(self.file, name="scratch")  # or it would look for the name
+        with tifffile.TiffWriter(named, bigtiff=True) as header:
+            place = header.write(
+                shape=(self.height, self.width, channels),
+                dtype=dtype,
+                photometric="rgb" if channels in (3, 4) else "minisblack",
+                planarconfig="contig",
+                extrasamples=["unassalpha"] if channels in (2, 4) else None,
+                rowsperstrip=max(1, _STRIP_BYTES // row),
+                metadata=None,
+                returnoffset=True,
+            )
+        assert place is not None
+        self.start = place[0]
+
     def image(self) -> Any:
-        """A `pyvips.Image` that reads them while this is open."""
+        """A `pyvips.Image` that reads them, once and downwards, while this is open."""
         self.file.flush()
+        vips = _vips()
+        source = vips.Source.new_from_descriptor(self.file.fileno())
         spaces = ("grey16", "rgb16") if self.dtype == "uint16" else ("b-w", "srgb")
-        return _vips().Image.rawload(
-            f"/dev/fd/{self.file.fileno()}",
-            self.width,
-            self.height,
-            self.channels,
-            format=_FORMATS[self.dtype],
-            interpretation="multiband" if self.channels > 4 else spaces[self.channels > 2],
+        return vips.Image.tiffload_source(source, access="sequential").copy(
+            interpretation="multiband" if self.channels > 4 else spaces[self.channels > 2]
         )
 
 
