@@ -36,8 +36,10 @@ def instance_norm_act(
     if mean is not None and rstd is not None:
         y = (x - planes(mean)) * planes(rstd)
     else:
-        # One node: ONNX and OpenVINO know instance norm, and take its statistics in two passes.
-        y = torch.instance_norm(x, None, None, None, None, True, 0.0, eps, False)
+        # One node, which ONNX and OpenVINO know. Centred before: runtimes fold the mean into an
+        # offset, and few pixels that are nearly equal would come out as rounding, magnified.
+        centred = x - x.mean((2, 3), keepdim=True)
+        y = torch.instance_norm(centred, None, None, None, None, True, 0.0, eps, False)
         # Nothing in a forward pass reads these, and what nothing reads is not exported.
         mean, rstd = x.mean((2, 3)), torch.rsqrt(x.var((2, 3), correction=0) + eps)
     y = y if weight is None else y * planes(weight)
