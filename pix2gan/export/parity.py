@@ -11,10 +11,13 @@ from pix2gan.checkpoints.exported import ExportedGenerator
 from pix2gan.errors import CheckpointError
 from pix2gan.models.generator import Generator
 
-LARGEST, MEAN = 1 / 255, 1e-4
-"""How far values in [-1, 1] may be apart, anywhere and on average: half a grey level, and an
-eightieth. Usual differences are a hundredth of that. The smallest images are what needs the room: a
-norm over a plane of four pixels that are nearly equal magnifies rounding 300 times."""
+LARGEST, MEAN = 2e-4, 2e-5
+"""How far values in [-1, 1] may be apart, anywhere and on average: a fortieth of a grey level, and a
+tenth of that. Largest differences of all generators and options are around 3e-5."""
+
+FEW, SLACK = 16, 10
+"""With fewer pixels than FEW in the network's smallest planes, SLACK times as much: a norm over pixels
+that are equal but for rounding magnifies that 300 times. Up to 2.3e-4 has been seen."""
 
 _USUAL_SIDE = 64
 
@@ -31,7 +34,7 @@ def check_parity(generator: Generator, exported: ExportedGenerator) -> Parity:
     """Compare two generators, in float32, on noise of eight shapes.
 
     Raises:
-        CheckpointError: If they differ by more than LARGEST or MEAN; says where.
+        CheckpointError: If they differ by more than is said above; says where.
     """
     shapes = _shapes(generator)
     noise = torch.Generator().manual_seed(0)
@@ -45,8 +48,10 @@ def check_parity(generator: Generator, exported: ExportedGenerator) -> Parity:
         with torch.inference_mode():
             apart = (generator(x, *codes) - exported(x, *codes)).abs()
         difference = float(apart.max())
+        pixels = (shape[2] // generator.multiple) * (shape[3] // generator.multiple)
+        slack = SLACK if pixels < FEW else 1
         # Written so that what is not a number fails.
-        if not (difference <= LARGEST and float(apart.mean()) <= MEAN):
+        if not (difference <= slack * LARGEST and float(apart.mean()) <= slack * MEAN):
             raise CheckpointError(
                 f"The exported {generator.config['name']} does not translate as the original does: "
                 f"at {list(shape)} values in [-1, 1] are {difference:.2g} apart; nothing was "
