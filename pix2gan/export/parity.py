@@ -12,12 +12,12 @@ from pix2gan.errors import CheckpointError
 from pix2gan.models.generator import Generator
 
 LARGEST, MEAN = 2e-4, 2e-5
-"""How far values in [-1, 1] may be apart, anywhere and on average: a fortieth of a grey level, and a
-tenth of that. Largest differences of all generators and options are around 3e-5."""
+"""How far values in [-1, 1] may be apart, anywhere and on average: a fortieth of a grey level, and
+a tenth of that. The largest differences of all generators and options are around 3e-5."""
 
 FEW, SLACK = 16, 10
-"""With fewer pixels than FEW in the network's smallest planes, SLACK times as much: a norm over pixels
-that are equal but for rounding magnifies that 300 times. Up to 2.3e-4 has been seen."""
+"""With fewer pixels than FEW in the network's smallest planes, SLACK times as much: a norm over
+pixels that are equal but for rounding magnifies that 300 times. Up to 2.3e-4 has been seen."""
 
 _USUAL_SIDE = 64
 
