@@ -721,6 +721,28 @@ void adam_step(Tensor w, const Tensor& gradient, Tensor mean, Tensor square, Opt
     kernels::adam_step(k, Device(w).lent());
 }
 
+// -------------------------------------------------------------------------------------- sum_rows
+
+void sum_rows(const Tensor& x, const Tensor& index, Tensor out) {
+    pix2gan::SumRows k{};
+    STD_TORCH_CHECK(x.dim() == 2 && index.dim() == 2, "x and index have two axes");
+    k.type = type_of(x);
+    k.rows = x.size(0), k.columns = x.size(1);
+    k.count = index.size(0), k.terms = index.size(1);
+    check_type(index, ScalarType::Long, "index");
+    check_type(out, x.scalar_type(), "out");
+    check_shape(out, {k.count, k.columns}, "out");
+    STD_TORCH_CHECK(index.is_contiguous() && out.is_contiguous(),
+                    "index and out must be contiguous");
+    k.index = static_cast<const int64_t*>(index.const_data_ptr());
+    for (int64_t i = 0; i < k.count * k.terms; i++)
+        STD_TORCH_CHECK(k.index[i] >= 0 && k.index[i] <= k.rows, "an index lies outside of x");
+    const Tensor dense = torch::stable::contiguous(x);
+    k.x = dense.const_data_ptr();
+    k.out = out.mutable_data_ptr();
+    kernels::sum_rows(k, Device(out).lent());
+}
+
 // ---------------------------------------------------------------------------------------- others
 
 std::string instruction_set() { return pix2gan::cpu::instruction_set(); }
@@ -797,6 +819,7 @@ PIX2GAN_DEFINE(PIX2GAN_LIBRARY, m) {
         "adam_step(Tensor(a!) w, Tensor gradient, Tensor(b!) mean, Tensor(c!) square, "
         "Tensor(d!)? rounded, Tensor(e!)? average, float lr, float beta1, float beta2, float eps, "
         "float step, float scale, float share) -> ()");
+    m.def("sum_rows(Tensor x, Tensor index, Tensor(a!) out) -> ()");
     m.def("instruction_set() -> str");
     m.def("use_instruction_set(str name) -> bool");
 #endif
@@ -814,6 +837,7 @@ STABLE_TORCH_LIBRARY_IMPL(PIX2GAN_LIBRARY, PIX2GAN_KEY, m) {
     m.impl("scaled_conv2d_wgrad", TORCH_BOX(&scaled_conv2d_wgrad));
 #if !defined(PIX2GAN_CUDA)
     m.impl("adam_step", TORCH_BOX(&adam_step));
+    m.impl("sum_rows", TORCH_BOX(&sum_rows));
 #endif
 }
 

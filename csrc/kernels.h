@@ -162,6 +162,17 @@ struct AdamStep {
     float* average;  // or null
 };
 
+// out[i] = sum over j of x[index[i, j]]: rows of `columns` elements. The index `rows` stands for a
+// row of zeros.
+struct SumRows {
+    Type type;
+    int64_t rows, columns;  // of x, dense
+    int64_t count, terms;   // index is [count, terms]
+    const int64_t* index;
+    const void* x;
+    void* out;  // [count, columns]
+};
+
 namespace cpu {
 
 void bias_act(const BiasAct&, const Workers&);
@@ -172,6 +183,7 @@ void instance_norm_act_grad(const InstanceNormActGrad&, const Workers&);
 void scale_act(const ScaleAct&, const Workers&);
 void scale_weight(const ScaleWeight&, const Workers&);
 void adam_step(const AdamStep&, const Workers&);
+void sum_rows(const SumRows&, const Workers&);
 
 // Whether PyTorch's convolution of this type is fast here, and not one that is emulated.
 bool convolves(Type);

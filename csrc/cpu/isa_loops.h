@@ -30,6 +30,8 @@ namespace pix2gan::cpu::PIX2GAN_ISA {
 #include "scale_act_loops.h"
 //
 #include "adam_loops.h"
+//
+#include "sum_rows_loops.h"
 
 extern const Loops table = {
     PIX2GAN_STRING(PIX2GAN_ISA),
@@ -41,6 +43,7 @@ extern const Loops table = {
     scale_act_loops::find,
     scale_act_loops::find_weight,
     adam_loops::find,
+    sum_rows_loops::find,
     instance_norm_loops::merge_sums,
     instance_norm_loops::finish_channels,
 };

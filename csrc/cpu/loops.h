@@ -125,6 +125,9 @@ using ScaleWeightLoop = void (*)(const void* w, const int64_t* offset, float sca
 // Elements [begin, end).
 using AdamLoop = void (*)(const AdamStep&, int64_t begin, int64_t end);
 
+// Rows [first, last) of out.
+using SumRowsLoop = void (*)(const SumRows&, int64_t first, int64_t last);
+
 struct Loops {
     const char* name;
     int64_t lanes;
@@ -135,6 +138,7 @@ struct Loops {
     ScaleActLoop (*scale_act)(const ScaleAct&);
     ScaleWeightLoop (*scale_weight)(Type from, Type to);
     AdamLoop (*adam)(const AdamStep&);
+    SumRowsLoop (*sum_rows)(const SumRows&);
     // One more chunk of `pixels` sums as above into the mean and m2 [channels] of `count` pixels.
     void (*merge_sums)(const float* sums, int64_t channels, double pixels, double count,
                        double* mean, double* m2);

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pix2gan.ops.sum_rows import sum_rows
+
 MOST_COLUMNS = 256
 """Pixels of the smaller plane, over the batch, up to which the product is faster."""
 
@@ -72,7 +74,7 @@ def _image(pixels: Tensor, n: int, height: int, width: int) -> Tensor:
 class _Plan(NamedTuple):
     """Which pixel each element of a patch is. What lies outside has the number behind the last."""
 
-    pixels: Tensor  # [P K K], of each element of a patch
+    pixels: Tensor  # [P K K, 1], of each element of a patch
     elements: Tensor  # [N H W, most], of each pixel: the elements that it is
 
 
@@ -102,7 +104,7 @@ def _plan(
     rank = torch.arange(int(counts[:-1].max()))
     place = (starts[:-1, None] + rank).clamp(max=len(pixels) - 1)
     elements = torch.where(rank < counts[:-1, None], order[place], len(pixels))
-    return _Plan(pixels, elements)
+    return _Plan(pixels[:, None], elements)
 
 
 class _Patches(torch.autograd.Function):
@@ -111,7 +113,7 @@ class _Patches(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, pixels: Tensor, plan: _Plan) -> Tensor:
         ctx.plan = plan
-        return _with_zeros(pixels).index_select(0, plan.pixels)
+        return sum_rows(pixels, plan.pixels)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
@@ -124,11 +126,7 @@ class _Overlapped(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, patches: Tensor, plan: _Plan) -> Tensor:
         ctx.plan = plan
-        elements = _with_zeros(patches).index_select(0, plan.elements.flatten())
-        elements = elements.view(*plan.elements.shape, patches.shape[1])
-        if patches.dtype.itemsize < 4:
-            return elements.sum(1, dtype=torch.float32).to(patches.dtype)
-        return elements.sum(1)
+        return sum_rows(patches, plan.elements)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
@@ -138,7 +136,3 @@ class _Overlapped(torch.autograd.Function):
 def _apply(function: type[torch.autograd.Function], rows: Tensor, plan: _Plan) -> Tensor:
     result: Tensor = function.apply(rows, plan)
     return result
-
-
-def _with_zeros(rows: Tensor) -> Tensor:
-    return torch.cat((rows, rows.new_zeros(1, rows.shape[1])))

@@ -45,6 +45,7 @@ class Player:
         averages: Sequence[tuple[nn.Module, MovingAverage]] = (),
     ) -> None:
         self.lr = lr
+        self.betas, self.eps = (config.beta1, config.beta2), 1e-8
         self.averages = averages
         self.clip = config.clip_gradient
         self.accumulate = config.accumulate
@@ -53,7 +54,7 @@ class Player:
         # As rows: of channels-last weights the fused Adam would copy each tensor there and back.
         self._rows = [_as_row(p.detach()) for p in self.parameters]
         self.optimizer = torch.optim.Adam(
-            self._rows, lr=lr, betas=(config.beta1, config.beta2), fused=True
+            self._rows, lr=lr, betas=self.betas, eps=self.eps, fused=True
         )
         # Each player's own: one may overflow where another does not.
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
@@ -82,6 +83,7 @@ class Player:
             )
         }
         self._trailing = [trailing.get(p, (None, -1)) for p in self.parameters]
+        self._steps = [0] * len(self.parameters)  # of each, where its copy is rounded
         self._shares: list[float] = []  # how far each average moves in the step that is being taken
         self._stepped: set[Tensor] = set()  # the parameters that have taken it
         self._rate: float | None = None  # the learning rate in a backward pass that takes steps
@@ -155,40 +157,46 @@ class Player:
     def _step(self, i: int, lr: float, scale: float = 1.0) -> None:
         """Adam on one of the parameters, its rounded copy and average, if there is a gradient."""
         row, leaf = self._rows[i], self._leaves[i]
-        if leaf.grad is None:
+        gradient = leaf.grad
+        if gradient is None:
             return
+        leaf.grad = None
         state = self.optimizer.state[row]
         if not state:  # as in Adam's own first step
             state["step"] = torch.zeros((), dtype=torch.float32)
             state["exp_avg"] = torch.zeros_like(row)
             state["exp_avg_sq"] = torch.zeros_like(row)
-        state["step"] += 1
-        (group,) = self.optimizer.param_groups
+        self._steps[i] += 1  # a tensor is counted up in 30 µs: `state_dict` writes it there
         average, number = self._trailing[i]
         adam_step(
             row,
-            _as_row(_in_layout_of(leaf, leaf.grad)),
+            _as_row(_in_layout_of(leaf, gradient)),
             state["exp_avg"],
             state["exp_avg_sq"],
             self._copies[i],
             average,
             lr=lr,
-            betas=group["betas"],
-            eps=group["eps"],
-            step=float(state["step"]),
+            betas=self.betas,
+            eps=self.eps,
+            step=self._steps[i],
             scale=scale,
             share=0.0 if average is None else self._shares[number],
         )
         self._stepped.add(self.parameters[i])
-        leaf.grad = None
 
     def state_dict(self) -> dict[str, Any]:
+        for row, steps in zip(self._rows, self._steps, strict=True):
+            if steps:
+                self.optimizer.state[row]["step"].fill_(steps)
         return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up ``state``, once the networks have taken up their weights."""
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
+        if self.rounds:
+            states = (self.optimizer.state.get(row, {}) for row in self._rows)
+            self._steps = [int(of.get("step", 0)) for of in states]
         with torch.no_grad():
             for row, copy in zip(self._rows, self._copies, strict=True):
                 if copy is not None:

@@ -13,6 +13,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from torch.utils._python_dispatch import TorchDispatchMode
+
 from pix2gan import ops
 from pix2gan.errors import BackendError
 from pix2gan.ops import dispatch
@@ -312,3 +314,32 @@ def test_nothing_heavy_is_imported():
         "assert 'pix2gan.ops.backends.triton' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+class _Watching(TorchDispatchMode):
+    """Sees the ops that PyTorch's dispatcher calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.seen.add(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_way_around_the_dispatcher_leads_to_the_same():
+    def derivatives():
+        x = torch.linspace(-2, 3, 96).view(2, 3, 4, 4).requires_grad_()
+        b = torch.linspace(-1, 1, 3).requires_grad_()
+        y = ops.bias_act(ops.instance_norm_act(x, b, b, act="swish"), b, act="swish")
+        first = torch.autograd.grad((y * y.detach()).sum(), (x, b), create_graph=True)
+        second = torch.autograd.grad(sum(g.square().sum() for g in first), (x, b))
+        return y.detach(), *(g.detach() for g in (*first, *second))
+
+    around = derivatives()
+    with _Watching() as mode:  # whoever watches is shown the ops
+        through = derivatives()
+    assert {"pix2gan::bias_act", "pix2gan::instance_norm_act_grad"} <= mode.seen
+    for ours, theirs in zip(around, through, strict=True):
+        assert torch.equal(ours, theirs)

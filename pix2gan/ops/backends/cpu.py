@@ -28,6 +28,7 @@ _DATA = {
     "instance_norm_act_grad": (0, 1),
     "scaled_conv2d": (0, 1, 9),
     "scaled_conv2d_wgrad": (0, 1),
+    "sum_rows": (0,),
 }
 # Of a step of Adam the gradient alone has a choice.
 _GRADIENTS = frozenset({torch.float32, torch.bfloat16})
@@ -89,3 +90,7 @@ def scaled_conv2d_wgrad(*args: Any) -> None:
 
 def adam_step(*args: Any) -> None:
     torch.ops.pix2gan_native.adam_step.default(*args)
+
+
+def sum_rows(x: Tensor, index: Tensor, out: Tensor) -> None:
+    torch.ops.pix2gan_native.sum_rows.default(x, index, out)

@@ -392,3 +392,9 @@ def adam_step(
         rounded.copy_(weight)
     if average is not None:
         average.lerp_(weight, share)
+
+
+def sum_rows(x: Tensor, index: Tensor, out: Tensor) -> None:
+    rows = torch.cat((x, x.new_zeros(1, x.shape[1]))).index_select(0, index.flatten())
+    total = rows.view(*index.shape, x.shape[1]).sum(1, dtype=accumulation_dtype(x.dtype))
+    out.copy_(total)
