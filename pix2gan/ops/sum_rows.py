@@ -1,4 +1,4 @@
-"""Sums of rows that are picked by number: patches of an image, and patches laid over one another."""
+"""Sums of rows that are picked by number: patches of an image, patches laid over one another."""
 
 from __future__ import annotations
 
