@@ -25,10 +25,11 @@ from torch import Tensor
 from pix2gan.data.image_io import ImageInfo, read_image_info
 from pix2gan.errors import BadImageError
 from pix2gan.file_io import atomic_write
+from pix2gan.translation.memory import is_out_of_memory
 from pix2gan.translation.outputs import depth_of, without_alpha
 from pix2gan.translation.processing import Array, FloatArray, Processing
 from pix2gan.translation.targets import FORMATS
-from pix2gan.translation.tiling import AUTO_TILE, Tiling, can_tile
+from pix2gan.translation.tiling import AUTO_TILE, Tiling, can_tile, in_smaller_tiles
 
 if TYPE_CHECKING:
     from pix2gan.translation.translator import Translator
@@ -60,7 +61,7 @@ def translate_gigapixel(
         translator: What to translate with.
         source: The image.
         target: The output: TIFF (tiled, with its smaller versions), PNG, JPEG or WebP by its name.
-        tiling: "auto" is a tile of `AUTO_TILE`.
+        tiling: "auto" is a tile of `AUTO_TILE`; where memory does not suffice, a smaller one.
         resize: Only "none" makes sense, see `Translator.__call__`.
         seed: The style.
         quality: Of JPEG and WebP.
@@ -81,20 +82,28 @@ def translate_gigapixel(
     dtype = "float32" if translator.processing.output_range is not None else image.dtype
     dtype = depth_of(target.suffix.lower(), dtype)
     with _PixelFile(image.pixel_height, image.pixel_width) as pixels:
-        done = 0
+        total = image.height * image.width
 
-        def write(top: int, left: int, part: FloatArray) -> None:
-            nonlocal done
-            made = image.finish(top, left, part, dtype)
-            pixels.write(made.top, made.left, _for_target(made.pixels, target))
-            done += part[0].size
-            if progress is not None:
-                progress(done / (image.height * image.width))
+        def run(side: int) -> bool:
+            done = 0
 
-        try:
+            def write(top: int, left: int, part: FloatArray) -> None:
+                nonlocal done
+                made = image.finish(top, left, part, dtype)
+                pixels.write(made.top, made.left, _for_target(made.pixels, target))
+                done += part[0].size
+                if progress is not None:
+                    progress(done / total)
+
             translator.run_in_parts(image, write, side, tiling.statistics, seed)
-        except MemoryError as error:
-            raise BadImageError(name, f"there is not enough memory for tiles of {side}") from error
+            return True
+
+        if in_smaller_tiles(run, side, translator.device) is None:
+            raise BadImageError(
+                name,
+                f"there is not enough memory on {translator.device} to translate it even in tiles; "
+                "free memory or choose another device",
+            )
         _save(pixels, target, quality, _kept(info, translator.processing, xmp))
 
 
@@ -220,6 +229,8 @@ class _LargeImage:
         try:
             pixels: Array = self.image.crop(left, top, right - left, bottom - top).numpy()
         except _vips().Error as error:
+            if is_out_of_memory(error):
+                raise MemoryError(str(error)) from error
             raise _damaged(self.name, error) from error
         return self.processing.prepare_part(pixels, self.name)
 

@@ -1,13 +1,16 @@
-"""How much memory a forward pass takes, and how much there is."""
+"""How much memory a forward pass takes, how much there is, and what if that does not suffice."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from pix2gan.models.layer_graph import IMAGE, Layer, last_uses
+
+Made = TypeVar("Made")
 
 
 def bytes_per_pixel(layers: Sequence[Layer], in_channels: int) -> float:
@@ -38,6 +41,30 @@ def available_memory(device: torch.device) -> int:
         free.append(max(limit - used, 0))
     known = [value for value in free if value is not None]
     return min(known) if known else 4 * 2**30
+
+
+def attempt(run: Callable[[], Made], device: torch.device) -> Made | None:
+    """What ``run`` returns, or None if memory did not suffice; what it had taken is free then."""
+    try:
+        return run()
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    # Outside of the handler: the traceback would keep the failed attempt's memory alive.
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory did not suffice, in the words of whatever library."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error).lower()
+    return any(
+        sign in text
+        for sign in ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
+    )
 
 
 def _number(file: str, key: str = "", unit: int = 1) -> int | None:

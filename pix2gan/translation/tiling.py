@@ -7,7 +7,9 @@ of the whole image, exactly (`exact_tiles`) or by those of a sample of it (`fast
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import torch
@@ -15,7 +17,7 @@ from torch import nn
 
 from pix2gan.errors import ConfigError
 from pix2gan.models.generator import Generator
-from pix2gan.translation.memory import available_memory, bytes_per_pixel
+from pix2gan.translation.memory import Made, attempt, available_memory, bytes_per_pixel
 
 TILE_STATISTICS = ("exact", "fast")
 AUTO_TILE = 768
@@ -65,6 +67,17 @@ class Tiling:
         known = cast(Generator, generator)
         needed = bytes_per_pixel(known.layer_graph(), known.in_channels) * height * width
         return AUTO_TILE if needed * _WORKING_SHARE > available_memory(device) else None
+
+
+def in_smaller_tiles(run: Callable[[int], Made], tile: int, device: torch.device) -> Made | None:
+    """``run(tile)``, with a half of the side as often as memory does not suffice; None if it does
+    not for tiles of SMALLEST_TILE."""
+    while tile >= SMALLEST_TILE:
+        made = attempt(partial(run, tile), device)
+        if made is not None:
+            return made
+        tile //= 2
+    return None
 
 
 def keeps_dropout(generator: nn.Module) -> bool:

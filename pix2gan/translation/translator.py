@@ -27,11 +27,11 @@ from pix2gan.models.style import StyledGenerator
 from pix2gan.translation.exact_tiles import translate_exactly
 from pix2gan.translation.fast_tiles import translate_fast
 from pix2gan.translation.inputs import ImageLike, read_image
-from pix2gan.translation.memory import bytes_per_pixel
+from pix2gan.translation.memory import attempt, bytes_per_pixel
 from pix2gan.translation.planes import Image as RowsOf
 from pix2gan.translation.planes import Picture
 from pix2gan.translation.processing import Array, FloatArray, Prepared, Processing
-from pix2gan.translation.tiling import AUTO_TILE, SMALLEST_TILE, Tiling, can_tile
+from pix2gan.translation.tiling import AUTO_TILE, Tiling, can_tile, in_smaller_tiles
 
 if TYPE_CHECKING:
     from pix2gan.translation.folder_report import FolderReport
@@ -264,29 +264,33 @@ class Translator:
         tile = tiling.side_for(self.generator, height, width, self.device)
         if len(batch) > 1 and (tile is not None or self.keeps_dropout):
             return [self.run([item], seed, tiling)[0] for item in batch]
-        while True:
-            try:
-                if tile is not None:
-                    return [self._run_tiled(batch[0], tile, tiling.statistics, seed)]
-                stacked = torch.from_numpy(np.stack([item.values for item in batch]))
-                return list(self._forward(stacked, seed).numpy())
-            except (RuntimeError, MemoryError) as error:
-                if not _is_out_of_memory(error):
-                    raise
-            # Outside of the handler: the traceback would keep the failed attempt's memory alive.
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
+        if tile is None:
+            made = attempt(lambda: self._run_whole(batch, seed), self.device)
+            if made is not None:
+                return made
             if len(batch) > 1:
                 middle = len(batch) // 2
                 halves = (batch[:middle], batch[middle:])
                 return [made for half in halves for made in self.run(half, seed, tiling)]
-            tile = AUTO_TILE if tile is None else tile // 2
-            if tiling.tile is None or tile < SMALLEST_TILE or not can_tile(self.generator):
-                raise BadImageError(
-                    batch[0].name,
-                    f"there is not enough memory on {self.device} to translate it at {width} x "
-                    f"{height} pixels; shrink it, free memory or choose another device",
-                )
+            if tiling.tile is not None and can_tile(self.generator):
+                tile = AUTO_TILE
+        if tile is not None:
+            single = in_smaller_tiles(
+                lambda side: self._run_tiled(batch[0], side, tiling.statistics, seed),
+                tile,
+                self.device,
+            )
+            if single is not None:
+                return [single]
+        raise BadImageError(
+            batch[0].name,
+            f"there is not enough memory on {self.device} to translate it at {width} x {height} "
+            "pixels; shrink it, free memory or choose another device",
+        )
+
+    def _run_whole(self, batch: Sequence[Prepared], seed: int | None) -> list[FloatArray]:
+        stacked = torch.from_numpy(np.stack([item.values for item in batch]))
+        return list(self._forward(stacked, seed).numpy())
 
     def _run_tiled(
         self, item: Prepared, tile: int, statistics: str, seed: int | None = None
@@ -434,16 +438,6 @@ def _find_device(device: str | torch.device | None) -> torch.device:
     except Exception:  # "meta" and kinds that this torch was not built for
         raise ConfigError(f"device must be cpu or cuda: {found} does not compute here") from None
     return found
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    text = str(error).lower()
-    return any(
-        sign in text
-        for sign in ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
-    )
 
 
 def _to_pil(image: Array) -> Image.Image:

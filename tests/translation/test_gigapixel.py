@@ -144,6 +144,41 @@ def test_stopped_midway_nothing_is_left(translator, tmp_path, monkeypatch):
     assert not [name for name in seen[0] + left if name.startswith("in") or name.endswith(".tmp")]
 
 
+@pytest.mark.parametrize(
+    "failure",
+    [MemoryError(), RuntimeError("DefaultCPUAllocator: not enough memory"), "vips"],
+    ids=["Python", "torch", "libvips"],
+)
+def test_tiles_shrink_until_they_fit(translator, tmp_path, monkeypatch, failure):
+    """Attempts that fail midway leave nothing in the result."""
+    save_image(tmp_path / "in.png", pixels(3))
+    tried, in_parts, vips = [], Translator.run_in_parts, gigapixel._vips()
+
+    def counted(self, image, write, tile, *rest):
+        def short(top, left, part):
+            write(top, left, part + 1)  # to be overwritten
+            raise failure
+
+        tried.append(tile)
+        fails = tile > 100 and failure != "vips"
+        return in_parts(self, image, short if fails else write, tile, *rest)
+
+    def crop(image, *area):
+        if failure == "vips" and tried[-1] > 100:
+            raise vips.Error("unable to crop", detail="vips: out of memory --- size == 12MB")
+        return vips.Operation.call("crop", image, *area)
+
+    monkeypatch.setattr(Translator, "run_in_parts", counted)
+    monkeypatch.setattr(vips.Image, "crop", crop, raising=False)
+    whole = translator(open_image(tmp_path / "in.png"), output="numpy", tile=None).astype(int)
+    report = translator.translate_paths(tmp_path / "in.png", tmp_path / "out.png", tile="auto")
+    assert report.failed == []
+    assert tried == [768, 384, 192, 96]
+    assert np.abs(open_image(tmp_path / "out.png") - whole).max() <= 1
+    monkeypatch.setattr(gigapixel, "in_smaller_tiles", lambda *_: None)
+    assert "not enough memory" in fail(translator, tmp_path / "in.png", tmp_path / "none.png")
+
+
 def test_what_is_there_is_skipped(translator, tmp_path):
     save_image(tmp_path / "in.png", pixels(3))
     (tmp_path / "out.png").write_bytes(b"there")
