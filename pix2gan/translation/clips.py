@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pix2gan.errors import ConfigError, DataError
+from pix2gan.folder_lock import only_run_in
 from pix2gan.translation.folder_options import FolderOptions
 from pix2gan.translation.folder_report import (
     FAILED,
@@ -18,6 +19,7 @@ from pix2gan.translation.folder_report import (
     Outcome,
     write_report,
 )
+from pix2gan.translation.out_folder import make_out, remove_left_behind
 from pix2gan.translation.progress import FolderProgress
 from pix2gan.translation.video import CONTAINERS, translate_video
 
@@ -46,9 +48,14 @@ def translate_clip(
     elif options.dry_run:
         status = PLANNED
     else:
-        out.parent.mkdir(parents=True, exist_ok=True)
+        make_out(out.parent, writable=True)
         try:
-            with FolderProgress(1, options.progress) as progress:
+            with (
+                only_run_in(out.parent) as alone,
+                FolderProgress(1, options.progress) as progress,
+            ):
+                if alone:
+                    remove_left_behind([out])
                 translate_video(
                     translator,
                     source,

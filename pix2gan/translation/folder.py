@@ -233,7 +233,7 @@ def _run(translator: Translator, plan: Plan, out: Path, options: FolderOptions) 
             journal = _journal(translator, plan, out, options)
             jobs = journal.choose(plan)
         if alone:
-            remove_left_behind(jobs)
+            remove_left_behind(job.target for job in jobs)
         report = FolderReport(out=out)
         with FolderProgress(len(jobs), options.progress) as progress:
             engine = RayRun if options.engine == "ray" else FolderRun

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
 from pix2gan.errors import ConfigError
 from pix2gan.file_io import check_writable, is_temporary, temporary_stem
-from pix2gan.translation.targets import Job
 
 
 def make_out(out: Path, *, writable: bool) -> None:
@@ -30,11 +29,11 @@ def make_out(out: Path, *, writable: bool) -> None:
         ) from None
 
 
-def remove_left_behind(jobs: Sequence[Job]) -> None:
+def remove_left_behind(targets: Iterable[Path]) -> None:
     """Remove the temporary files that a killed run left of these outputs, and no others."""
     names: dict[Path, set[str]] = {}
-    for job in jobs:
-        names.setdefault(job.target.parent, set()).add(temporary_stem(job.target.name))
+    for target in targets:
+        names.setdefault(target.parent, set()).add(temporary_stem(target.name))
     for folder, stems in names.items():
         with suppress(OSError), os.scandir(folder) as entries:
             for entry in entries:

@@ -1,8 +1,8 @@
 """Videos through PyAV: every frame translated, the sound copied as it is.
 
 Frames keep their times, so a variable frame rate stays one. A turned video (as phones make them)
-comes out upright. The same input gives the same frames, a generator with styles having one style
-for all of them.
+comes out upright. The same input gives the same bytes, a generator with styles having one style for
+all of them.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ VIDEO_SUFFIXES = frozenset({*CONTAINERS, ".avi", ".mpg", ".mpeg", ".ts", ".wmv",
 CODECS = {"h264": "libx264", "hevc": "libx265", "vp9": "libvpx-vp9", "av1": "libsvtav1"}
 """Video codecs that can be asked for, each with its encoder; h264 is usual, and vp9 in WebM."""
 
+_SOUND_OF_WEBM = ("opus", "libopus", "vorbis", "libvorbis")
 # What a container says about itself and not about its content.
 _OF_THE_FILE = {"major_brand", "minor_version", "compatible_brands", "encoder", "comment"}
 _BT709, _BT601 = 1, 6  # AVColorSpace
@@ -89,10 +90,16 @@ def translate_video(
         with (
             av.open(os.fspath(source)) as video,
             atomic_write(out, "wb+") as file,
-            av.open(file, "w", format=CONTAINERS[out.suffix.lower()]) as made,
+            av.open(
+                file,
+                "w",
+                format=CONTAINERS[out.suffix.lower()],
+                options={"fflags": "+bitexact"},  # or Matroska draws numbers for its streams
+            ) as made,
         ):
             if not video.streams.video:
                 raise DataError(f"{source} holds no video: name a video")
+            _check_sound(video, source, out)
             kept = {k: v for k, v in video.metadata.items() if k.lower() not in _OF_THE_FILE}
             made.metadata.update(kept)
             if provenance:
@@ -248,6 +255,18 @@ def _check(translator: Translator, source: Path, out: Path, codec: str | None, q
     if out.exists() and source.exists() and out.samefile(source):
         raise ConfigError(f"The output {out} would overwrite the input: choose another name")
     return CODECS[codec]
+
+
+def _check_sound(video: Any, source: Path, out: Path) -> None:
+    """ConfigError if the container cannot hold the sound as it is."""
+    if CONTAINERS[out.suffix.lower()] != "webm":
+        return
+    for stream in video.streams.audio:
+        if stream.codec_context.name not in _SOUND_OF_WEBM:
+            raise ConfigError(
+                f"WebM cannot hold the sound of {source}, which is {stream.codec_context.name}: "
+                "let the output end in .mkv or .mp4"
+            )
 
 
 def _find_av() -> Any:

@@ -105,7 +105,7 @@ class _Watch:
     def _translate(self, ready: list[Path], tidy: bool) -> None:
         plan = plan_images(self.translator, ready, self.source, self.out, self.options)
         if tidy:
-            remove_left_behind(plan.jobs)
+            remove_left_behind(job.target for job in plan.jobs)
         jobs = [job.as_found(self._seen[job.source]) for job in plan.jobs]
         run = FolderRun(
             self.translator, jobs, self.out, self.options, FolderProgress(len(jobs), show=False)

@@ -3,8 +3,8 @@ finishes the work."""
 
 from __future__ import annotations
 
+import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,23 +16,25 @@ from pix2gan.checkpoints import save_model
 from pix2gan.data.image_io import save_image
 from pix2gan.translation import Translator
 
+from .clips import write_clip
 from .image_trees import tree
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 
 # One process that starts all of the runs, so that torch is imported once: each is a copy of it.
 KILLED_RUNS = """
-import os, signal, sys
+import json, os, signal, sys
 from functools import partial
+from pathlib import Path
 from pix2gan.data.image_io import open_image_with_info
 from pix2gan.translation import Translator, folder_run, gigapixel, translate_paths, video
 
-kind, model, source, out, *moments = sys.argv[1:]
+kind, model, source, root, name = sys.argv[1:]
 folder_run.open_image_with_info = partial(open_image_with_info, max_pixels=100)
 translator = Translator.from_pretrained(model, device="cpu")
 
-def translate_until(moment):
-    # A part is made; at the end the output reaches the disk, gets its name, its name reaches it.
+def translate(out, moment):
+    # Parts are made; then the output reaches the disk, gets its name, and its name reaches it.
     steps = 0
 
     def deadly(step):
@@ -44,65 +46,69 @@ def translate_until(moment):
             return step(*arguments)
         return counted
 
-    writer = gigapixel._PixelFile if kind == "gigapixel" else video._Writer
+    writer = {"gigapixel": gigapixel._PixelFile, "video": video._Writer}[kind]
     writer.write = deadly(writer.write)
     os.fsync, os.replace = deadly(os.fsync), deadly(os.replace)
     report = translate_paths(
         translator, source, out, tile=64, tile_statistics="fast", progress=False
     )
-    print("steps", steps, report.done, flush=True)
+    return steps, report.done
 
-for moment in map(int, moments):
+def in_child(out, moment=10**6):
+    # what it did, None if it was killed
+    reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            translate_until(moment)
+            os.write(writer, json.dumps(translate(out, moment)).encode())
         finally:
             os._exit(0)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), sorted(os.listdir(os.path.dirname(out))))
+    os.close(writer)
+    with os.fdopen(reader) as file:
+        said = file.read()
+    os.waitpid(child, 0)
+    return json.loads(said) if said else None
+
+steps, _ = undisturbed = in_child(Path(root, "undisturbed", name))
+found = []
+for moment in (0, (steps - 3) // 2, steps - 3, steps - 2, steps - 1):
+    out = Path(root, f"killed {moment}", name)
+    killed = in_child(out, moment)
+    found.append([out.parent.name, killed, out.exists(), in_child(out)])
+print(json.dumps([undisturbed, found]))
 """
 
 
-def run(kind: str, model: Path, source: Path, out: Path, moments: list[int]) -> list[str]:
-    command = [sys.executable, "-c", KILLED_RUNS, kind, model, source, out, *moments]
-    made = subprocess.run(
-        [str(word) for word in command], capture_output=True, text=True, check=True
-    )
-    return made.stdout.splitlines()
-
-
-def check(kind: str, unet: Translator, source: Path, tmp_path: Path, suffix: str) -> None:
-    model = save_model(tmp_path / "model", unet.generator, unet.config)
-    undisturbed = tmp_path / "undisturbed" / f"out{suffix}"
-    undisturbed.parent.mkdir()
-    counted, _ = run(kind, model, source, undisturbed, [10**6])
-    steps, done = map(int, counted.split()[1:])
+def check(kind: str, unet: Translator, source: Path, folder: Path, name: str) -> None:
+    """Kill it before the first part, between parts, and at each of the three steps at the end."""
+    model = save_model(folder / "model", unet.generator, unet.config)
+    command = [sys.executable, "-c", KILLED_RUNS, kind, model, source, folder, name]
+    said = subprocess.run(map(str, command), stdout=subprocess.PIPE, text=True, check=True).stdout
+    (steps, done), found = json.loads(said)
     assert done == 1
-    expected = tree(undisturbed.parent)
-    assert list(expected) == [undisturbed.name]
-
-    out = tmp_path / "killed" / f"out{suffix}"
-    out.parent.mkdir()
-    # before the first part, between parts, before the last three steps; the fourth of these is when
-    # the output has its name, and only that has to reach the disk
-    moments = [0, (steps - 3) // 2, steps - 3, steps - 2, steps - 1]
-    for moment in moments:
-        for path in out.parent.iterdir():
-            path.unlink()
-        (line,) = run(kind, model, source, out, [moment])
-        assert line.startswith(f"{-signal.SIGKILL} ")
-        named = out.exists()
-        assert named == (moment == steps - 1), "the name comes last"
-        if named:
-            assert out.read_bytes() == expected[out.name]
-        unet.translate_paths(
-            source, out, tile=64, tile_statistics="fast", progress=False
-        ) if kind == "video" else run(kind, model, source, out, [10**6])
-        assert tree(out.parent) == expected, "whole, and nothing beside it"
+    assert steps > 5
+    expected = tree(folder / "undisturbed")
+    assert list(expected) == [name]
+    for number, (place, killed, named, again) in enumerate(found):
+        assert killed is None, "killed, without a word"
+        if number < 4:
+            assert not named, "the name comes last"
+            assert again == [steps, 1]
+        else:
+            assert named, "all but its way to the disk"
+            assert again == [0, 0], "nothing is left to do"
+        assert tree(folder / place) == expected, "whole, and nothing beside it"
 
 
 def test_gigapixels(unet: Translator, tmp_path: Path) -> None:
     pytest.importorskip("pyvips", reason="needs [gigapixel]", exc_type=ImportError)
-    pixels = np.random.default_rng(0).integers(0, 256, (300, 150, 3), np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (600, 150, 3), np.uint8)
     save_image(tmp_path / "in.tif", pixels)
-    check("gigapixel", unet, tmp_path / "in.tif", tmp_path, ".tif")
+    check("gigapixel", unet, tmp_path / "in.tif", tmp_path, "out.tif")
+
+
+@pytest.mark.parametrize("suffix", ["mp4", pytest.param("webm", marks=pytest.mark.stress)])
+def test_videos(unet: Translator, tmp_path: Path, suffix: str) -> None:
+    pytest.importorskip("av", reason="needs [video]", exc_type=ImportError)
+    source = write_clip(tmp_path / f"in.{suffix}")
+    check("video", unet, source, tmp_path, f"out.{suffix}")

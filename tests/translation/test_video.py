@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -12,39 +9,9 @@ from pix2gan.errors import ConfigError, DataError
 from pix2gan.translation import translate_video
 from pix2gan.translation.video import _Writer
 
+from .clips import HEIGHT, TIMES, WIDTH, picture, write_clip
+
 av = pytest.importorskip("av", reason="the extra [video] is not installed")
-
-TIMES = [0, 100, 150, 400, 500, 610, 800]  # milliseconds: a variable frame rate
-WIDTH, HEIGHT = 96, 64
-
-
-def write_clip(path, sound=True):
-    """Frames whose upper left quarter is white and whose other colour says their number."""
-    with av.open(str(path), "w") as made:
-        video = made.add_stream("libx264", rate=10, options={"crf": "1"})
-        video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        video.time_base = video.codec_context.time_base = Fraction(1, 1000)
-        audio = made.add_stream("aac", rate=44100, layout="mono") if sound else None
-        for number, time in enumerate(TIMES):
-            frame = av.VideoFrame.from_ndarray(picture(number), format="rgb24")
-            frame.pts, frame.time_base = time, Fraction(1, 1000)
-            made.mux(video.encode(frame))
-        made.mux(video.encode(None))
-        if audio is not None:
-            wave = np.sin(np.arange(1024 * 30) * 0.05).astype(np.float32)[None]
-            for start in range(0, wave.shape[1], 1024):
-                part = np.ascontiguousarray(wave[:, start : start + 1024])
-                frame = av.AudioFrame.from_ndarray(part, format="fltp", layout="mono")
-                frame.sample_rate, frame.pts, frame.time_base = 44100, start, Fraction(1, 44100)
-                made.mux(audio.encode(frame))
-            made.mux(audio.encode(None))
-    return Path(path)
-
-
-def picture(number):
-    pixels = np.full((HEIGHT, WIDTH, 3), (20 + 30 * number, 100, 220 - 20 * number), np.uint8)
-    pixels[: HEIGHT // 2, : WIDTH // 2] = 255
-    return pixels
 
 
 def frames(path):
@@ -62,9 +29,10 @@ def clip(tmp_path):
     return write_clip(tmp_path / "clip.mp4")
 
 
-@pytest.mark.parametrize("name", ["out.mp4", "out.mkv", "out.mov"])
-def test_frames_times_and_sound(mirror, clip, tmp_path, name):
+@pytest.mark.parametrize("name", ["out.mp4", "out.mkv", "out.mov", "out.webm"])
+def test_frames_times_and_sound(mirror, tmp_path, name):
     """The mirror returns what it sees, so the frames are those of the clip."""
+    clip = write_clip(tmp_path / ("clip.webm" if name.endswith("webm") else "clip.mp4"))
     assert translate_video(mirror, clip, tmp_path / name, batch_size=3) == len(TIMES)
     found = frames(tmp_path / name)
     # Matroska has no times below 0, where AAC begins: it moves sound and frames alike.
@@ -76,14 +44,17 @@ def test_frames_times_and_sound(mirror, clip, tmp_path, name):
     assert sound(tmp_path / name) == sound(clip)
 
 
-def test_equal_runs_have_equal_frames(unet, clip, tmp_path):
-    for name in ("a.mp4", "b.mp4"):
-        translate_video(unet, clip, tmp_path / name)
-    first, second = frames(tmp_path / "a.mp4"), frames(tmp_path / "b.mp4")
+@pytest.mark.parametrize("suffix", ["mp4", "webm"])
+def test_equal_runs_have_equal_frames(unet, tmp_path, suffix):
+    clip = write_clip(tmp_path / f"clip.{suffix}")
+    for name in ("a", "b"):
+        translate_video(unet, clip, tmp_path / f"{name}.{suffix}")
+    first, second = (frames(tmp_path / f"{name}.{suffix}") for name in ("a", "b"))
     assert len(first) == len(TIMES)
     for (time, pixels), (other_time, other) in zip(first, second, strict=True):
         assert time == other_time
         assert np.array_equal(pixels, other)
+    assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
 
 
 def test_a_turned_video_comes_out_upright(mirror, clip, tmp_path):
@@ -172,6 +143,7 @@ def test_from_the_shell_it_is_a_file_like_others(mirror, clip, tmp_path):
         ("out.gif", {}, "cannot be written"),
         ("out.mp4", {"codec": "mpeg1"}, "codec must be one of h264, hevc, vp9, av1"),
         ("out.webm", {"codec": "h264"}, "WebM cannot hold h264"),
+        ("out.webm", {}, r"WebM cannot hold the sound of .*clip\.mp4, which is aac"),
         ("out.mp4", {"quality": 0}, "quality must be between 1 and 100"),
         ("clip.mp4", {}, "would overwrite the input"),
     ],
@@ -179,3 +151,4 @@ def test_from_the_shell_it_is_a_file_like_others(mirror, clip, tmp_path):
 def test_what_makes_no_sense_is_refused(mirror, clip, tmp_path, name, options, complaint):
     with pytest.raises(ConfigError, match=complaint):
         translate_video(mirror, clip, tmp_path / name, **options)
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
