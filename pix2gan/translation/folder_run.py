@@ -1,7 +1,7 @@
 """One run over a list of images: decode ahead, translate in batches, encode behind.
 
-One thread runs the network while others decode ahead of it and encode behind it, with bounded
-queues between them.
+Some threads run the network (`lanes`) while others decode ahead of them and encode behind them, with
+bounded queues between them.
 
 Which images share a batch may change the last bits of a result. So that a killed and repeated run
 writes exactly the bytes that an undisturbed one would have written, batches are planned over chunks
@@ -19,7 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from pix2gan.data.image_io import ImageInfo, open_image_with_info, save_image
 from pix2gan.errors import (
@@ -33,6 +33,7 @@ from pix2gan.file_io import check_writable
 from pix2gan.translation.folder_options import FolderOptions
 from pix2gan.translation.folder_report import FAILED, LEFT, SKIPPED, TRANSLATED, Outcome
 from pix2gan.translation.inputs import as_unit_range
+from pix2gan.translation.lanes import Lanes
 from pix2gan.translation.outputs import finish_output
 from pix2gan.translation.processing import FloatArray, Prepared
 from pix2gan.translation.progress import FolderProgress
@@ -78,6 +79,9 @@ class _TooLarge:
     """What decoding finds of an image with too many pixels for it."""
 
 
+_Result: TypeAlias = "FloatArray | Exception"
+
+
 class _Stopped(Exception):
     """An image has failed, and `on_error` says that this ends the run."""
 
@@ -113,6 +117,7 @@ class FolderRun:
         self.xmp = xmp_packet(translator.config) if options.provenance else None
         self.most_ahead = 2 * options.batch + options.threads
         self.ahead = options.threads
+        self.running: deque[tuple[list[_Decoded], Future[list[_Result]]]] = deque()
         self.writing: deque[tuple[_Task, Future[None]]] = deque()
         self.real_out = os.path.realpath(out)
         self.checked_folders: set[Path] = set()
@@ -138,8 +143,10 @@ class FolderRun:
         self.decoders = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self.encoders = ThreadPoolExecutor(threads, thread_name_prefix="encode")
         try:
-            for batch in self._batches():
-                self._translate(batch)
+            with Lanes(self.translator.device) as self.lanes:
+                for batch in self._batches():
+                    self._translate(batch)
+                self._collect_results(down_to=0)
             self._collect_written(down_to=0)
         except _Stopped:
             self.stopped = True
@@ -266,20 +273,39 @@ class FolderRun:
     def _translate(self, batch: list[_Decoded]) -> None:
         if not any(image.task.wanted for image in batch):
             return
+        if batch[0].pixels <= Lanes.MOST_PIXELS:
+            self.running.append((batch, self.lanes.submit(self._results, batch)))
+            self._collect_results(down_to=self.lanes.count)
+        else:
+            self._collect_results(down_to=0)
+            self._encode(batch, self._results(batch))
+
+    def _results(self, batch: list[_Decoded]) -> list[_Result]:
+        """What the network makes of each image, or why it makes nothing."""
         try:
             prepared = [image.prepared for image in batch]
-            results = self.translator.run(prepared, self.options.seed, self.options.tiling)
+            return [*self.translator.run(prepared, self.options.seed, self.options.tiling)]
         except BackendError:
             raise  # a forced backend that cannot run is the fault of no image
         except Exception as error:
             if len(batch) == 1:
-                self._fail(batch[0].task, error)
-                return
-            for image in batch:  # one of them may be to blame; the others shall not suffer
-                self._translate([image])
-            return
+                return [error]
+            # One of them may be to blame; the others shall not suffer.
+            return [result for image in batch for result in self._results([image])]
+
+    def _collect_results(self, down_to: int) -> None:
+        """Wait until no more than `down_to` batches are with the network, or wait for it."""
+        while len(self.running) > down_to:
+            batch, future = self.running.popleft()
+            self._encode(batch, future.result())
+
+    def _encode(self, batch: list[_Decoded], results: list[_Result]) -> None:
         for image, result in zip(batch, results, strict=True):
-            if image.task.wanted:
+            if not image.task.wanted:
+                continue
+            if isinstance(result, Exception):
+                self._fail(image.task, result)
+            else:
                 future = self.encoders.submit(self._write, image, result)
                 self.writing.append((image.task, future))
         self._collect_written(down_to=self.ahead)

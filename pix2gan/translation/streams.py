@@ -21,6 +21,7 @@ from pix2gan.translation.folder_report import (
 )
 from pix2gan.translation.folder_run import failure_reason
 from pix2gan.translation.inputs import as_unit_range
+from pix2gan.translation.lanes import Lanes
 from pix2gan.translation.outputs import finish_output
 from pix2gan.translation.planning import check_target, only_tiff
 from pix2gan.translation.provenance import xmp_packet
@@ -75,7 +76,13 @@ def _translated(
     prepared = processing.prepare(
         as_unit_range(pixels, processing.input_range), os.fspath(_named(source)), options.resize
     )
-    (result,) = translator.run([prepared], options.seed, options.tiling)
+    _, height, width = prepared.values.shape
+    if height * width <= Lanes.MOST_PIXELS:  # as in a folder, for the same bytes
+        with Lanes(translator.device) as lanes:
+            run = lanes.submit(translator.run, [prepared], options.seed, options.tiling)
+            (result,) = run.result()
+    else:
+        (result,) = translator.run([prepared], options.seed, options.tiling)
     name = out
     if not isinstance(name, Path):
         original = source if isinstance(source, Path) else Path("_" + _suffix_of(info.format))

@@ -395,6 +395,13 @@ class Translator:
         image = self.processing.finish(result, item, "uint8" if in_8_bits else None)
         return image if output == "numpy" else _to_pil(image)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_dropping"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._dropping = threading.Lock()  # locks stay where they are
+
     def __repr__(self) -> str:
         name = self.config.name or self.config.architecture["name"]
         return f"<Translator {name} on {self.device} in {self.dtype}>"

@@ -132,6 +132,7 @@ def test_two_machines_one_of_which_is_killed(
     unet: Translator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     monkeypatch.setenv("RAY_raylet_start_wait_time_s", "600")  # this machine may be busy
     import ray
     from ray.cluster_utils import Cluster
