@@ -12,7 +12,9 @@ from typing import IO, Any
 
 
 @contextmanager
-def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
+def atomic_write(
+    path: str | os.PathLike[str], mode: str = "wb", *, sync_name: bool = True
+) -> Iterator[IO[Any]]:
     """Open a temporary file beside ``path``; on success it replaces ``path`` in one step.
 
     The data reach the disk (fsync) before the new name does, so after a crash, a kill or a full
@@ -22,6 +24,8 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
     Args:
         path: The file to write. A symbolic link is followed: its target is replaced.
         mode: ``"wb"``, ``"w"`` (UTF-8, newlines as given) or either with ``"+"``.
+        sync_name: Make sure that a power cut does not take the new name away. Who writes many files
+            leaves that for the end, to one ``sync_folder``; whole or not there they are anyway.
 
     Raises:
         ValueError: If ``mode`` does not write a new file.
@@ -51,7 +55,8 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
         if isinstance(error, OSError) and error.errno and error.filename in ours:
             raise _naming(path, error) from None
         raise
-    sync_folder(target.parent)
+    if sync_name:
+        sync_folder(target.parent)
 
 
 def check_writable(folder: str | os.PathLike[str]) -> None:

@@ -21,7 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from pix2gan.data.image_io import ImageInfo, open_image_with_info, save_image
+from pix2gan.data.image_io import (
+    ImageInfo,
+    encode_image,
+    format_of,
+    open_image_with_info,
+)
 from pix2gan.errors import (
     BackendError,
     BadImageError,
@@ -29,7 +34,7 @@ from pix2gan.errors import (
     ImageTooLargeError,
     Pix2ganError,
 )
-from pix2gan.file_io import check_writable
+from pix2gan.file_io import atomic_write, check_writable, sync_folder
 from pix2gan.translation.folder_options import FolderOptions
 from pix2gan.translation.folder_report import FAILED, LEFT, SKIPPED, TRANSLATED, Outcome
 from pix2gan.translation.inputs import as_unit_range
@@ -158,6 +163,8 @@ class FolderRun:
             for task, future in self.writing:
                 if not future.cancelled() and future.exception() is None:
                     self._settle(task, TRANSLATED)
+            for folder in self.checked_folders:
+                sync_folder(folder)
 
     # What to decode
 
@@ -343,7 +350,11 @@ class FolderRun:
             self.translator.processing, result, image.prepared, image.info, target
         )
         self._prepare_place(target)
-        save_image(target, output, quality=self.options.quality, xmp=self.xmp, **options)
+        data = encode_image(
+            output, format_of(target), quality=self.options.quality, xmp=self.xmp, **options
+        )
+        with atomic_write(target, sync_name=False) as file:
+            file.write(data)
 
     def _prepare_place(self, target: Path) -> None:
         self._make_folder(target.parent)

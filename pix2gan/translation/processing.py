@@ -18,6 +18,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -142,7 +143,8 @@ class Processing:
         image = self._from_network(
             result[:, top : top + height, left : left + width], prepared.name
         )
-        image = np.clip(_resize(image, prepared.size), 0.0, 1.0)
+        image = _resize(image, prepared.size)
+        np.clip(image, 0.0, 1.0, out=image)
         if self.output_range is not None and dtype in (None, "float32"):
             return restore_range(image, self.output_range)
         return self._in_depth(image, prepared.alpha, dtype or prepared.dtype)
@@ -157,7 +159,8 @@ class Processing:
 
         Returns: as `finish`.
         """
-        image = np.clip(self._from_network(result, name), 0.0, 1.0)
+        image = self._from_network(result, name)
+        np.clip(image, 0.0, 1.0, out=image)
         if self.output_range is not None and dtype == "float32":
             return restore_range(image, self.output_range)
         return self._in_depth(image, alpha, dtype)
@@ -167,9 +170,11 @@ class Processing:
         if self.input_range is not None:
             image = scale_range(image, self.input_range)
         colours, alpha = self._split_alpha(image, name)
-        values = colours.astype(np.float32) / _FULL_SCALE[image.dtype.name]
+        # One pass: what a folder costs besides the network is passes over memory.
+        full_scale = np.float32(_FULL_SCALE[image.dtype.name])
+        values: FloatArray = np.divide(colours, full_scale, dtype=np.float32)
         if alpha is not None:
-            opacity = alpha.astype(np.float32) / _FULL_SCALE[image.dtype.name]
+            opacity = alpha.astype(np.float32) / full_scale
             values = values * opacity + (1.0 - opacity)
         dropped = self.sketch or self.output_range is not None
         return self._to_channels(values, name), None if dropped else alpha
@@ -180,19 +185,21 @@ class Processing:
         return np.ascontiguousarray(values.transpose(2, 0, 1))
 
     def _from_network(self, result: FloatArray, name: str) -> FloatArray:
-        """[C, H, W] in the model's value range -> [H, W, C] around [0, 1]."""
+        """[C, H, W] in the model's value range -> [H, W, C] around [0, 1], in memory of its own."""
         if not np.isfinite(result).all():
             raise BadImageError(
                 name,
                 "the network's output for it is not finite; translate it in float32, and if that "
                 "does not help, the model is damaged",
             )
-        image = result.transpose(1, 2, 0)
-        return (image - np.float32(self.low)) / np.float32(self.high - self.low)
+        image = result.transpose(1, 2, 0) - np.float32(self.low)  # in the order of the result
+        image /= np.float32(self.high - self.low)
+        return image
 
     def _in_depth(self, image: FloatArray, alpha: Array | None, dtype: str) -> Array:
-        """[H, W, C] in [0, 1] in a depth, with the alpha channel that is put back."""
-        image = _quantize(image, dtype)
+        """[H, W, C] in [0, 1], which is overwritten, in a depth; with the alpha channel that is put
+        back."""
+        image = _interleaved(_quantize(image, dtype))
         if alpha is not None and image.shape[2] in (1, 3):
             if alpha.dtype != dtype:
                 alpha = _quantize(alpha.astype(np.float32) / _FULL_SCALE[alpha.dtype.name], dtype)
@@ -299,10 +306,20 @@ class Processing:
 
 
 def _quantize(image: FloatArray, dtype: str) -> Array:
-    """Values in [0, 1] as "uint8", "uint16" (rounded to the nearest) or "float32"."""
+    """Values in [0, 1], which are overwritten, as "uint8", "uint16" (rounded to the nearest) or
+    "float32"."""
     if dtype == "float32":
         return image.astype(np.float32, copy=False)
-    return np.rint(image * np.float32(_FULL_SCALE[dtype])).astype(dtype)
+    image *= np.float32(_FULL_SCALE[dtype])
+    return np.rint(image, out=image).astype(dtype)
+
+
+def _interleaved(image: Array) -> Array:
+    """[H, W, C] whose channels are planes in memory as a file has them: pixel after pixel."""
+    if image.flags.c_contiguous or image.shape[2] > 4:
+        return image
+    planes = [np.ascontiguousarray(image[..., i]) for i in range(image.shape[2])]
+    return cv2.merge(planes).reshape(image.shape)
 
 
 def _resize(values: FloatArray, size: tuple[int, int]) -> FloatArray:
