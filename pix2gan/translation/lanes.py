@@ -56,6 +56,7 @@ class Lanes:
         all_there = threading.Barrier(self.count)  # or one lane would answer for all
 
         def take_share() -> None:
+            torch.get_num_threads()  # or the first op of this thread undoes what is set here
             torch.set_num_threads(threads // self.count)
             all_there.wait()
 
