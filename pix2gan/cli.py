@@ -209,7 +209,7 @@ def translate(
         Style of the outputs, for models with a modulated generator; each seed gives another photo
         of the same drawing.
     jobs
-        Threads that decode, and as many that encode.
+        Threads that decode and encode; of the network, on a CPU, if not given.
     shard
         Do one part of the work: 2/5 is the second of five, which may run at the same time, on other
         machines too, and write what one run without would have written.

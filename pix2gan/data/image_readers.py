@@ -1,7 +1,8 @@
 """What reads which image file, and what the file says about its image.
 
-Pillow decodes 8-bit files. It would reduce 16-bit colour PNG, JPEG 2000 and PNM to 8 bits without
-a word, so imagecodecs and NumPy decode those; tifffile decodes TIFF, NumPy ``.npy``.
+Pillow decodes 8-bit files, and libjpeg alone, which is faster, the usual JPEGs. Pillow would reduce
+16-bit colour PNG, JPEG 2000 and PNM to 8 bits without a word, so imagecodecs and NumPy decode
+those; tifffile decodes TIFF, NumPy ``.npy``.
 Readers raise whatever their library does; ``image_io`` makes one ``BadImageError`` of it.
 """
 
@@ -72,8 +73,12 @@ def open_reader(file: IO[bytes], name: str) -> _PillowReader | TiffReader | NpyR
     raise BadImageError(name, f"it is not an image in a known format; use one of {known}.")
 
 
+_JPEG_END = b"\xff\xd9"
+
+
 class _PillowReader:
-    """A file that Pillow can open; pixels deeper than 8 bits are decoded by others."""
+    """A file that Pillow can open; pixels deeper than 8 bits, and those of the usual JPEGs, are
+    decoded by others."""
 
     def __init__(self, file: IO[bytes], name: str, format: str) -> None:
         self.file, self.name, self.format = file, name, format
@@ -97,6 +102,11 @@ class _PillowReader:
             return normalise_dtype(pixels)
         if self.depth > 8 and self.format == "PPM":
             return decode_deep_pnm(self._whole_file())
+        if self.format == "JPEG" and self.image.mode in {"L", "RGB"}:
+            data = self._whole_file()
+            # Pillow finds out that the end is missing; libjpeg would make it grey.
+            if data.endswith(_JPEG_END):
+                return _decode_jpeg(data, self.height, self.width, self.image.mode)
         return pil_to_array(self.image)
 
     def info(self) -> ImageInfo:
@@ -123,6 +133,15 @@ class _PillowReader:
             start = head.find(b"\xff\x4f\xff\x51")  # the SIZ segment; Ssiz of the first channel
             return (head[start + 42] & 0x7F) + 1 if 0 <= start < len(head) - 42 else 8
         return 1 if self.image.mode == "1" else 8
+
+
+def _decode_jpeg(data: bytes, height: int, width: int, mode: str) -> Array:
+    """What Pillow would decode, without its copies."""
+    import imagecodecs
+
+    pixels = np.empty((height, width, 3) if mode == "RGB" else (height, width), np.uint8)
+    imagecodecs.jpeg8_decode(data, out=pixels)
+    return pixels.reshape(height, width, -1)
 
 
 def open_with_pillow(file: IO[bytes], name: str, format: str) -> Image.Image:

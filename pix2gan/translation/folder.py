@@ -19,6 +19,7 @@ from pix2gan.data.image_io import IMAGE_SUFFIXES
 from pix2gan.errors import ConfigError, DataError
 from pix2gan.folder_lock import only_run_in
 from pix2gan.translation.clips import translate_clip
+from pix2gan.translation.engine import Engine
 from pix2gan.translation.folder_options import FolderOptions
 from pix2gan.translation.folder_report import PLANNED, SKIPPED, FolderReport, Outcome, write_report
 from pix2gan.translation.folder_run import FolderRun
@@ -88,7 +89,8 @@ def translate_folder(
         on_error: "skip" goes on after an image that failed, "stop" ends the run.
         resize: "none" or "fit", by default as the model's config says.
         seed: The style, for a generator that takes a style code; the same one for every image.
-        jobs: Threads that decode, and as many that encode.
+        jobs: Threads that decode and encode; by default, on a CPU, those of the network do it in
+            between.
         shard: "2/5" does the second of five parts of the work. All parts together write what one
             run without would have written, to the byte.
         engine: "local", or "ray" to spread the work over a Ray cluster whose machines all see
@@ -236,7 +238,7 @@ def _run(translator: Translator, plan: Plan, out: Path, options: FolderOptions) 
             remove_left_behind(job.target for job in jobs)
         report = FolderReport(out=out)
         with FolderProgress(len(jobs), options.progress) as progress:
-            engine = RayRun if options.engine == "ray" else FolderRun
+            engine: type[Engine] = RayRun if options.engine == "ray" else FolderRun
             run = engine(translator, jobs, out, options, progress)
             try:
                 run.run()

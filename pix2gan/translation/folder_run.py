@@ -1,7 +1,9 @@
 """One run over a list of images: decode ahead, translate in batches, encode behind.
 
-Some threads run the network (`lanes`) while others decode ahead of them and encode behind them, with
-bounded queues between them.
+Decoding ahead of the network, the network, encoding and writing behind it overlap, with bounded
+queues between them. On a CPU a thread a share of the cores does whatever comes next, images or
+batches (`lanes`): further threads would only displace it. Beside a GPU, and where `jobs` says so,
+coding has threads of its own. Writing, which waits for the disk, always has.
 
 Which images share a batch may change the last bits of a result. So that a killed and repeated run
 writes exactly the bytes that an undisturbed one would have written, batches are planned over chunks
@@ -15,7 +17,7 @@ import errno
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,19 +37,19 @@ from pix2gan.errors import (
     Pix2ganError,
 )
 from pix2gan.file_io import atomic_write, check_writable, sync_folder
-from pix2gan.translation.folder_options import FolderOptions
+from pix2gan.freed_memory import FreedMemory
+from pix2gan.translation.engine import Engine
 from pix2gan.translation.folder_report import FAILED, LEFT, SKIPPED, TRANSLATED, Outcome
 from pix2gan.translation.inputs import as_unit_range
 from pix2gan.translation.lanes import Lanes
 from pix2gan.translation.outputs import finish_output
 from pix2gan.translation.processing import FloatArray, Prepared
-from pix2gan.translation.progress import FolderProgress
 from pix2gan.translation.provenance import xmp_packet
 from pix2gan.translation.sources import is_within
 from pix2gan.translation.targets import Job
 
 if TYPE_CHECKING:
-    from pix2gan.translation.translator import Translator
+    pass
 
 # Images of one chunk that wait for others of their size, and images decoded ahead of the network:
 # at most this many pixels of them (12 bytes each).
@@ -95,71 +97,45 @@ class _Changed(Exception):
     """An image is not what it was when it was found."""
 
 
-class FolderRun:
-    """Translates a list of jobs whose folder `out` exists.
+class FolderRun(Engine):
+    """Translates a list of jobs on this machine.
 
-    Args:
-        translator: What to translate with.
-        jobs: Where images lie and outputs go; a whole number of chunks and the rest.
-        out: The folder that nothing is written outside of.
-        options: As the user gave them.
-        progress: Told of every image.
+    Attributes:
+        stopped: Whether an image that failed has ended the run.
     """
 
-    def __init__(
-        self,
-        translator: Translator,
-        jobs: Sequence[Job],
-        out: Path,
-        options: FolderOptions,
-        progress: FolderProgress,
-    ) -> None:
-        self.translator = translator
-        self.jobs = jobs
-        self.out = out
-        self.options = options
-        self.progress = progress
-        self.xmp = xmp_packet(translator.config) if options.provenance else None
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        options = self.options
+        self.xmp = xmp_packet(self.translator.config) if options.provenance else None
         self.most_ahead = 2 * options.batch + options.threads
         self.ahead = options.threads
         self.running: deque[tuple[list[_Decoded], Future[list[_Result]]]] = deque()
+        self.encoding: deque[tuple[_Task, Future[bytes]]] = deque()
         self.writing: deque[tuple[_Task, Future[None]]] = deque()
-        self.real_out = os.path.realpath(out)
+        self.real_out = os.path.realpath(self.out)
         self.checked_folders: set[Path] = set()
         self.stopped = False
-        self._outcomes: list[Outcome | None] = [None] * len(jobs)
-
-    @property
-    def outcomes(self) -> list[Outcome]:
-        """What has become of each of the jobs so far."""
-        return [
-            outcome or Outcome(job.source, job.target, LEFT)
-            for job, outcome in zip(self.jobs, self._outcomes, strict=True)
-        ]
 
     def run(self) -> None:
-        """Translate what is wanted; `outcomes` tells how it went, however this ends, and `stopped`
-        whether an image that failed has ended it.
-
-        Raises:
-            Pix2ganError: If nothing more can be written, as on a full disk.
-        """
-        threads = self.options.threads
-        self.decoders = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-        self.encoders = ThreadPoolExecutor(threads, thread_name_prefix="encode")
+        self.lanes = Lanes(self.translator.device)
+        self.memory = FreedMemory()
+        self.writers = ThreadPoolExecutor(self.options.threads, thread_name_prefix="write")
+        self.coders: Executor = self.lanes.pool
+        if self.options.jobs or self.lanes.count == 1:
+            self.coders = ThreadPoolExecutor(self.options.threads, thread_name_prefix="code")
         try:
-            with Lanes(self.translator.device) as self.lanes:
-                for batch in self._batches():
-                    self._translate(batch)
-                self._collect_results(down_to=0)
+            for batch in self._batches():
+                self._translate(batch)
+            self._collect_results(down_to=0)
             self._collect_written(down_to=0)
         except _Stopped:
             self.stopped = True
             self._finish_writing()
         finally:
             # Also after Ctrl-C: what is being written is finished, what waits is dropped.
-            self.decoders.shutdown(wait=True, cancel_futures=True)
-            self.encoders.shutdown(wait=True, cancel_futures=True)
+            for pool in (self.lanes.pool, self.coders, self.writers):
+                pool.shutdown(wait=True, cancel_futures=True)
             for task, future in self.writing:
                 if not future.cancelled() and future.exception() is None:
                     self._settle(task, TRANSLATED)
@@ -211,7 +187,7 @@ class FolderRun:
         """The sound images in order, decoded ahead by other threads; None ends a chunk."""
         window: deque[tuple[_Task, Future[_Decoded | _TooLarge]] | None] = deque()
         for task in self._tasks():
-            window.append((task, self.decoders.submit(self._decode, task)) if task else None)
+            window.append((task, self.coders.submit(self._decode, task)) if task else None)
             while len(window) > self.ahead:
                 yield from self._take(window)
         while window:
@@ -280,6 +256,7 @@ class FolderRun:
     def _translate(self, batch: list[_Decoded]) -> None:
         if not any(image.task.wanted for image in batch):
             return
+        self.memory.give_back()
         if batch[0].pixels <= Lanes.MOST_PIXELS:
             self.running.append((batch, self.lanes.submit(self._results, batch)))
             self._collect_results(down_to=self.lanes.count)
@@ -313,8 +290,8 @@ class FolderRun:
             if isinstance(result, Exception):
                 self._fail(image.task, result)
             else:
-                future = self.encoders.submit(self._write, image, result)
-                self.writing.append((image.task, future))
+                future = self.coders.submit(self._encoded, image, result)
+                self.encoding.append((image.task, future))
         self._collect_written(down_to=self.ahead)
 
     def _translate_in_parts(self, task: _Task) -> None:
@@ -344,15 +321,17 @@ class FolderRun:
 
     # Outputs
 
-    def _write(self, image: _Decoded, result: FloatArray) -> None:
+    def _encoded(self, image: _Decoded, result: FloatArray) -> bytes:
         target = image.task.job.target
         output, options = finish_output(
             self.translator.processing, result, image.prepared, image.info, target
         )
-        self._prepare_place(target)
-        data = encode_image(
+        return encode_image(
             output, format_of(target), quality=self.options.quality, xmp=self.xmp, **options
         )
+
+    def _write(self, target: Path, data: bytes) -> None:
+        self._prepare_place(target)
         with atomic_write(target, sync_name=False) as file:
             file.write(data)
 
@@ -376,7 +355,16 @@ class FolderRun:
         self.checked_folders.add(folder)
 
     def _collect_written(self, down_to: int) -> None:
-        """Wait until no more than `down_to` outputs are being written."""
+        """Wait until no more than `down_to` outputs are being encoded, and being written."""
+        while len(self.encoding) > down_to or (self.encoding and self.encoding[0][1].done()):
+            task, encoded = self.encoding.popleft()
+            try:
+                data = encoded.result()
+            except Exception as error:
+                self._not_written(task, error)
+            else:
+                writing = self.writers.submit(self._write, task.job.target, data)
+                self.writing.append((task, writing))
         while len(self.writing) > down_to or (self.writing and self.writing[0][1].done()):
             task, future = self.writing.popleft()
             try:
@@ -390,7 +378,7 @@ class FolderRun:
     def _not_written(self, task: _Task, error: Exception) -> None:
         """One image has failed, or, with Pix2ganError, all that would follow."""
         if isinstance(error, OSError) and (error.errno in _FATAL_ERRNOS or self._takes_nothing()):
-            done = sum(o is not None and o.status == TRANSLATED for o in self._outcomes)
+            done = sum(outcome.status == TRANSLATED for outcome in self.outcomes)
             raise Pix2ganError(
                 f"{task.job.target} cannot be written ({error.strerror}): put that right "
                 f"and run the same again; the {done} images that are done will be skipped"
@@ -399,7 +387,7 @@ class FolderRun:
 
     def _finish_writing(self) -> None:
         """After an image that has failed: what the network has made already is kept."""
-        while self.writing:
+        while self.encoding or self.writing:
             with suppress(_Stopped):
                 self._collect_written(down_to=0)
 
@@ -413,7 +401,7 @@ class FolderRun:
     # What became of them
 
     def _settle(self, task: _Task, status: str, error: str | None = None) -> None:
-        self._outcomes[task.index] = Outcome(task.job.source, task.job.target, status, error)
+        self.outcomes[task.index] = Outcome(task.job.source, task.job.target, status, error)
 
     def _fail(self, task: _Task, error: Exception) -> None:
         if isinstance(error, _Changed):

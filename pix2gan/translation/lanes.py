@@ -28,6 +28,7 @@ class Lanes:
 
     Attributes:
         count: How many passes run at the same time.
+        pool: Their threads, which may do other work in between.
     """
 
     MOST_PIXELS = 2**18
@@ -37,7 +38,7 @@ class Lanes:
         with _counting:
             threads = torch.get_num_threads()
             self.count = _LANES if device.type == "cpu" and threads >= _LANES else 1
-            self._pool = ThreadPoolExecutor(self.count, thread_name_prefix="network")
+            self.pool = ThreadPoolExecutor(self.count, thread_name_prefix="network")
             if self.count > 1:
                 self._share(threads)
 
@@ -45,11 +46,11 @@ class Lanes:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self.pool.shutdown(wait=True, cancel_futures=True)
 
     def submit(self, run: Callable[..., Result], *arguments: object) -> Future[Result]:
         """Have ``run(*arguments)`` done by the next lane that is free."""
-        return self._pool.submit(run, *arguments)
+        return self.pool.submit(run, *arguments)
 
     def _share(self, threads: int) -> None:
         """Give each lane its share of torch's threads."""

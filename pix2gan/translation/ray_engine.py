@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pix2gan.errors import ConfigError, Pix2ganError
+from pix2gan.translation.engine import Engine
 from pix2gan.translation.folder_options import FolderOptions
 from pix2gan.translation.folder_report import FAILED, LEFT, SKIPPED, TRANSLATED, Outcome
 from pix2gan.translation.folder_run import FolderRun
@@ -33,31 +34,11 @@ if TYPE_CHECKING:
     from pix2gan.translation.translator import Translator
 
 
-class RayRun:
+class RayRun(Engine):
     """As `FolderRun`, on the machines of a cluster: that of `ray.init` where it has been called,
     else the one that `RAY_ADDRESS` names, else this machine alone."""
 
-    def __init__(
-        self,
-        translator: Translator,
-        jobs: Sequence[Job],
-        out: Path,
-        options: FolderOptions,
-        progress: FolderProgress,
-    ) -> None:
-        self.translator = translator
-        self.jobs = jobs
-        self.out = out
-        self.options = options
-        self.progress = progress
-        self.outcomes = [Outcome(job.source, job.target, LEFT) for job in jobs]
-
     def run(self) -> None:
-        """Translate what is wanted; `outcomes` tells how it went, however this ends.
-
-        Raises:
-            Pix2ganError: If nothing more can be written, as on a full disk.
-        """
         chunks = list(self._chunks())
         if not chunks:
             return

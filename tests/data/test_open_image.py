@@ -189,6 +189,23 @@ MODES = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+def test_jpeg_is_what_pillow_makes_of_it(mode: str, progressive: bool, subsampling: int) -> None:
+    channels = {"L": 1, "RGB": 3, "CMYK": 4}[mode]
+    image = Image.fromarray(noise(37, 51, channels).squeeze(), mode)
+    data = encoded(image, "JPEG", quality=80, progressive=progressive, subsampling=subsampling)
+    expected = pil_to_array(Image.open(io.BytesIO(data)))
+    pixels = opened(data)
+    np.testing.assert_array_equal(pixels, expected)
+    assert pixels.flags.writeable
+    np.testing.assert_array_equal(opened(data + b"something behind its end"), expected)
+    for length in (len(data) // 2, len(data) - 40):
+        with pytest.raises(BadImageError):
+            opened(data[:length])
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_every_pillow_mode(mode: str) -> None:
     pixels = pil_to_array(Image.new(mode, (7, 5)))

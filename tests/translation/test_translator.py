@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -480,3 +481,11 @@ def test_a_network_in_training_is_put_into_evaluation(unet: Translator) -> None:
     translator = Translator(network.train(), unet.config, device="cpu")
     image = picture(8, 8)
     assert np.array_equal(translator(image, output="numpy"), image)
+
+
+def test_a_translator_travels_to_other_processes(unet: Translator) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
+    arrived = pickle.loads(pickle.dumps(unet))
+    np.testing.assert_array_equal(
+        arrived(image, output="numpy", batch_size=1), unet(image, output="numpy", batch_size=1)
+    )
