@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pix2gan import ops
+from pix2gan.ops.padding import pad_image
 
 from .small_planes import conv2d_as_matmul, conv_transpose2d_as_matmul, prefers_matmul
 
@@ -47,7 +48,7 @@ class Geometry(NamedTuple):
 
 def pad(x: Tensor, border: Border) -> Tensor:
     """[N, C, H, W] -> [N, C, H + 2 width, W + 2 width]."""
-    return F.pad(x, (border.width,) * 4, mode=border.mode) if border.width else x
+    return pad_image(x, border.width, border.mode)
 
 
 def interior(x: Tensor, border: Border) -> Tensor:

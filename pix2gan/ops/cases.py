@@ -212,6 +212,7 @@ _PLANES = (
     (2, 3, 4, 1),
     (1, 16, 16, 16),
     (2, 5, 6, 6),
+    (1, 2, 40, 40),
 )
 
 
@@ -219,6 +220,10 @@ def _planes(random: _Random, shape: tuple[int, ...], kind: str) -> Tensor:
     x = random.normal(*shape)
     if kind == "shifted":  # the mean a hundred times the deviation
         return x + 100
+    if kind == "ramp":  # likewise, and the parts of a plane have different means
+        height, width = shape[2:]
+        ramp = torch.linspace(-1.7, 1.7, height * width, dtype=x.dtype).view(height, width)
+        return x / 10 + ramp + 100
     if kind == "large":
         return 50 * x + 20
     if kind == "constant":
@@ -228,7 +233,7 @@ def _planes(random: _Random, shape: tuple[int, ...], kind: str) -> Tensor:
 
 def _stats_cases() -> Iterator[Case]:
     for shape in _PLANES:
-        for kind in ("normal", "shifted", "large", "constant"):
+        for kind in ("normal", "shifted", "ramp", "large", "constant"):
             label = f"{list(shape)} {kind}"
             yield Case("instance_norm_stats", label, (_planes(_Random(label), shape, kind),))
 

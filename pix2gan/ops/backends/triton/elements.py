@@ -35,6 +35,14 @@ def operand(v):
     return v
 
 
+@inlined
+def total(v, AXIS: tl.constexpr):
+    """Sums of float32. A GPU adds in a tree; the interpreter, one by one, would lose digits."""
+    if INTERPRETED:
+        return tl.sum(v.to(tl.float64), AXIS).to(tl.float32)
+    return tl.sum(v, AXIS)
+
+
 # ------------------------------------------------------------------------------------- activations
 # Exponentials are taken of -|v| only, so that nothing overflows, and differences such as
 # 1 - tanh(v)^2 are rewritten as products, so that nothing cancels.

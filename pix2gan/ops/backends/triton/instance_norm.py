@@ -37,6 +37,7 @@ from pix2gan.ops.backends.triton.elements import (
     quick_divide,
     times_slope,
     to_element,
+    total,
 )
 from pix2gan.ops.backends.triton.launch import (
     Architecture,
@@ -54,13 +55,14 @@ from pix2gan.ops.backends.triton.launch import (
 
 
 @inlined
-def _merge(count, mean, m2, total, AXIS: tl.constexpr):
-    """(mean, m2) of parts along AXIS, of which ``count`` (broadcastable, float) tells the sizes."""
-    grand = tl.sum(mean * count, AXIS) / total
+def _merge(count, mean, m2, size, AXIS: tl.constexpr):
+    """(mean, m2) of parts along AXIS, of which ``count`` (broadcastable, float) tells the sizes and
+    ``size`` (float) their sum."""
+    grand = total(mean * count, AXIS) / size
     deviation = mean - tl.expand_dims(grand, AXIS)
     # ``grand`` is rounded: what it lacks is the mean of the deviations.
-    rest = tl.sum(deviation * count, AXIS) / total
-    m2 = tl.sum(m2 + deviation * deviation * count, AXIS) - rest * rest * total
+    rest = total(deviation * count, AXIS) / size
+    m2 = total(m2 + deviation * deviation * count, AXIS) - rest * rest * size
     return grand + rest, tl.maximum(m2, 0.0, tl.PropagateNan.ALL)
 
 
@@ -76,14 +78,14 @@ def _chunk_statistics(
     PIXELS: tl.constexpr,
     INDEX: tl.constexpr,
 ):
-    """(mean, m2) of the pixels [begin, end) of planes or channels."""
+    """(mean - shift, shift, m2) of the pixels [begin, end) of planes or channels."""
     lane = tl.arange(0, PIXELS)
     at = tl.expand_dims(begin + lane, 1 - AXIS)
     mask = inside & (at < end)
     v = tl.load(x + (offset + at.to(INDEX) * stride), mask, other=0).to(tl.float32)
     # Running means of numbers around 100 would be rounded in the fifth digit behind the point. The
     # mean of the first block, whatever that is worth, takes this out.
-    shift = tl.sum(v, AXIS) / tl.minimum(end - begin, PIXELS)
+    shift = total(v, AXIS) / tl.minimum(end - begin, PIXELS)
     origin = tl.expand_dims(shift, AXIS)
     mean = tl.zeros_like(v)
     m2 = mean
@@ -100,11 +102,29 @@ def _chunk_statistics(
     rounds = (end - begin - lane + (PIXELS - 1)) // PIXELS
     count = tl.expand_dims(rounds.to(tl.float32), 1 - AXIS)
     mean, m2 = _merge(count, mean, m2, (end - begin) * 1.0, AXIS)
-    return mean + shift, m2
+    return mean, shift, m2
 
 
 @inlined
-def _load_chunks(mean_in, m2_in, series, count, inside, chunks, chunk, size, CHUNKS: tl.constexpr):
+def _load_first(x, offset, inside):
+    """The first pixel of planes or channels, from which the means of their chunks are counted. If
+    the means themselves were rounded to float32, m2 of a mean far from zero would suffer."""
+    return tl.load(x + offset, inside, other=0).to(tl.float32)
+
+
+@inlined
+def _load_chunks(
+    first,  # of ``_load_first``
+    mean_in,
+    m2_in,
+    series,
+    count,
+    inside,
+    chunks,
+    chunk,
+    size,
+    CHUNKS: tl.constexpr,
+):
     """(mean, m2) merged from chunks; ``series`` [channels or planes] says where, ``count`` is the
     number of all series."""
     k = tl.arange(0, CHUNKS)
@@ -113,7 +133,8 @@ def _load_chunks(mean_in, m2_in, series, count, inside, chunks, chunk, size, CHU
     mean = tl.load(mean_in + at, mask, other=0)
     m2 = tl.load(m2_in + at, mask, other=0)
     length = tl.maximum(tl.minimum(size - k * chunk, chunk), 0).to(tl.float32)
-    return _merge(length[:, None], mean, m2, size * 1.0, 0)
+    mean, m2 = _merge(length[:, None], mean, m2, size * 1.0, 0)
+    return mean + first, m2
 
 
 @inlined
@@ -147,6 +168,7 @@ def planes_stats_kernel(
     chunk,
     x_image,
     x_channel,
+    CHUNKED: tl.constexpr,  # the means are counted from the first pixel
     PLANES: tl.constexpr,
     PIXELS: tl.constexpr,
     INDEX: tl.constexpr,
@@ -154,11 +176,13 @@ def planes_stats_kernel(
     plane, inside, _n, _c, offset = _planes(planes, channels, x_image, x_channel, PLANES, INDEX)
     begin = tl.program_id(0) * chunk
     end = tl.minimum(begin + chunk, size)
-    mean, m2 = _chunk_statistics(
+    mean, shift, m2 = _chunk_statistics(
         x, offset[:, None], 1, inside[:, None], begin, end, 1, PIXELS, INDEX
     )
+    if CHUNKED:
+        shift -= _load_first(x, offset, inside)
     to = tl.program_id(0) * planes + plane
-    tl.store(mean_out + to, mean, inside)
+    tl.store(mean_out + to, mean + shift, inside)
     tl.store(m2_out + to, m2, inside)
 
 
@@ -174,6 +198,7 @@ def pixels_stats_kernel(
     x_image,
     x_pixel,
     channel_blocks,
+    CHUNKED: tl.constexpr,
     CHANNELS: tl.constexpr,
     PIXELS: tl.constexpr,
     INDEX: tl.constexpr,
@@ -185,30 +210,42 @@ def pixels_stats_kernel(
     begin = part * chunk
     end = tl.minimum(begin + chunk, size)
     offset = n.to(INDEX) * x_image + c
-    mean, m2 = _chunk_statistics(
+    mean, shift, m2 = _chunk_statistics(
         x, offset[None, :], x_pixel, inside[None, :], begin, end, 0, PIXELS, INDEX
     )
+    if CHUNKED:
+        shift -= _load_first(x, offset, inside)
     to = (part * images + n) * channels + c
-    tl.store(mean_out + to, mean, inside)
+    tl.store(mean_out + to, mean + shift, inside)
     tl.store(m2_out + to, m2, inside)
 
 
 @triton.jit
 def merge_stats_kernel(
+    x,
     mean_in,
     m2_in,
     mean_out,
     m2_out,
     count,
+    channels,
+    x_image,
+    x_channel,
     chunks,
     chunk,
     size,
     CHUNKS: tl.constexpr,
     BLOCK: tl.constexpr,
+    INDEX: tl.constexpr,
 ):
     series = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = series < count
-    mean, m2 = _load_chunks(mean_in, m2_in, series, count, inside, chunks, chunk, size, CHUNKS)
+    n = series // channels
+    c = series - n * channels
+    first = _load_first(x, n.to(INDEX) * x_image + c.to(INDEX) * x_channel, inside)
+    mean, m2 = _load_chunks(
+        first, mean_in, m2_in, series, count, inside, chunks, chunk, size, CHUNKS
+    )
     tl.store(mean_out + series, mean, inside)
     tl.store(m2_out + series, m2, inside)
 
@@ -273,6 +310,8 @@ def normalize_planes_kernel(
     INDEX: tl.constexpr,
 ):
     plane, inside, n, c, offset = _planes(planes, channels, x_image, x_channel, PLANES, INDEX)
+    if SOURCE == "chunks":
+        origin = _load_first(x, offset, inside)
     x += offset[:, None]
     lane = tl.arange(0, PIXELS)
     if SINGLE:
@@ -283,11 +322,14 @@ def normalize_planes_kernel(
             count = (lane < size).to(tl.float32)[None, :]
             mean, m2 = _merge(count, v, tl.zeros_like(v), size * 1.0, 1)
         else:
-            mean, m2 = _chunk_statistics(x, 0, 1, inside[:, None], 0, size, 1, PIXELS, INDEX)
+            mean, block_mean, m2 = _chunk_statistics(
+                x, 0, 1, inside[:, None], 0, size, 1, PIXELS, INDEX
+            )
+            mean += block_mean
         rstd = tl.rsqrt(m2 / size + eps)
     elif SOURCE == "chunks":
         mean, m2 = _load_chunks(
-            mean_in, scale_in, plane, planes, inside, chunks, chunk, size, CHUNKS
+            origin, mean_in, scale_in, plane, planes, inside, chunks, chunk, size, CHUNKS
         )
         rstd = tl.rsqrt(m2 / size + eps)
     else:
@@ -393,14 +435,28 @@ def normalize_pixels_kernel(
     index = tl.program_id(0) // channel_blocks
     c = tl.program_id(0) % channel_blocks * CHANNELS + tl.arange(0, CHANNELS)
     inside = c < tl.where(n < images, channels, 0)
+    if SOURCE == "chunks":
+        origin = _load_first(x, n.to(INDEX) * x_image + c, inside)
     x += (n.to(INDEX) * x_image + c)[None, :]
     series = n * channels + c
     if SOURCE == "own":
-        mean, m2 = _chunk_statistics(x, 0, x_pixel, inside[None, :], 0, size, 0, PIXELS, INDEX)
+        mean, block_mean, m2 = _chunk_statistics(
+            x, 0, x_pixel, inside[None, :], 0, size, 0, PIXELS, INDEX
+        )
+        mean += block_mean
         rstd = tl.rsqrt(m2 / size + eps)
     elif SOURCE == "chunks":
         mean, m2 = _load_chunks(
-            mean_in, scale_in, series, images * channels, inside, chunks, chunk, size, CHUNKS
+            origin,
+            mean_in,
+            scale_in,
+            series,
+            images * channels,
+            inside,
+            chunks,
+            chunk,
+            size,
+            CHUNKS,
         )
         rstd = tl.rsqrt(m2 / size + eps)
     else:
@@ -790,8 +846,8 @@ def _layout(x: Tensor, channels_last: bool, blocks: _Blocks, arch: Architecture)
     size = height * width
     elements = blocks.looped
     if arch.kind == "interpreter":
-        # Planes of some hundred pixels shall take several steps; many small ones, one step.
-        blocks, elements = _Blocks(512, 256, 16), 2048
+        # Planes of some hundred pixels shall take several steps and be split; small ones, one.
+        blocks, elements = _Blocks(512, 256, 16), 512 if channels_last else 2048
     enough = 2 * arch.processors  # programs
     if channels_last:
         # Rows of 128 bytes, where there are so many channels, are whole cache lines.
@@ -882,6 +938,7 @@ def _stats_launch(x: Tensor, layout: _Layout, mean: Tensor, m2: Tensor) -> Launc
             "mean_out": mean,
             "m2_out": m2,
             "chunk": layout.chunk,
+            "CHUNKED": layout.chunks > 1,
             "INDEX": index_type(x),
             **_series(layout, x),
             **_strides(x, "x", layout.channels_last),
@@ -908,16 +965,21 @@ def plan_instance_norm_stats(
         merge_stats_kernel,
         (ceil_div(mean.numel(), block),),
         {
+            "x": x,
             "mean_in": means,
             "m2_in": m2s,
             "mean_out": mean,
             "m2_out": m2,
             "count": mean.numel(),
+            "channels": x.shape[1],
+            "x_image": x.stride(0),
+            "x_channel": x.stride(1),
             "chunks": layout.chunks,
             "chunk": layout.chunk,
             "size": x.shape[2] * x.shape[3],
             "CHUNKS": CHUNKS,
             "BLOCK": block,
+            "INDEX": index_type(x),
         },
     )
 
