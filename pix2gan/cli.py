@@ -166,7 +166,7 @@ def translate(
     dtype: Literal["float32", "bfloat16"] | None = None,
     direction: Literal["AtoB", "BtoA"] | None = None,
     statistics: Literal["running", "image"] | None = None,
-    dropout: Annotated[bool, Parameter(negative="")] = False,
+    dropout: bool | None = None,
     trust_code: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Translate a file, a folder or a glob; what is there already is skipped.
@@ -243,7 +243,8 @@ def translate(
     statistics
         What batch norms use, if not as the model's config says.
     dropout
-        Leave dropout on, as the original pix2pix does in its tests; --seed chooses the masks.
+        Whether dropout goes on, if not as the model's config says; --seed chooses the masks. On in
+        models of the original pix2pix, as in its tests.
     trust_code
         Open a model that can execute code (.pt2), because whoever made it is trusted.
     """
@@ -442,6 +443,7 @@ def convert(
     dtype: Literal["float32", "float16"] | None = None,
     direction: Literal["AtoB", "BtoA"] | None = None,
     statistics: Literal["running", "image"] | None = None,
+    dropout: bool | None = None,
     overwrite: bool = False,
 ) -> None:
     """Convert a checkpoint of the original repositories into a model folder, or back.
@@ -463,6 +465,8 @@ def convert(
     statistics
         What batch norms are to use in translation: the running statistics of training, or each
         image's own, as the original repositories test.
+    dropout
+        Whether dropout goes on in translation; as the original repositories test if not given.
     overwrite
         Replace what is there already.
     """
@@ -475,7 +479,10 @@ def convert(
     if target.exists() and not overwrite:
         raise ConfigError(f"{target} is there already: give another path, or --overwrite.")
     generator, config = load_model(
-        resolve_model(model, direction), direction=direction, statistics=statistics
+        resolve_model(model, direction),
+        direction=direction,
+        statistics=statistics,
+        dropout=dropout,
     )
     require_weights(generator, config)
     dtype = dtype or config.weights_dtype  # type: ignore[assignment]

@@ -38,7 +38,7 @@ def load_legacy(
     *,
     direction: str | None = None,
     statistics: str | None = None,
-    dropout: bool = False,
+    dropout: bool | None = None,
 ) -> tuple[nn.Module, ModelConfig]:
     """Load a generator that one of the original repositories has saved.
 
@@ -49,7 +49,10 @@ def load_legacy(
             (CycleGAN's `G_B` turns B into A), else "AtoB".
         statistics: What batch norms use: each "image"'s own, which is how the original pix2pix is
             tested unless told otherwise, and the default, or the "running" ones of its training.
-        dropout: Whether a U-Net was trained with dropout, which its tensors do not tell.
+        dropout: Whether dropout goes on in translation, as it does in the originals' tests, and
+            therefore by default where the network was trained with it. Of U-Nets, whose tensors do
+            not tell, those of pix2pix are taken to be, which have batch norms, and others if this
+            says so.
 
     Returns:
         The generator, as `load_model` returns it, and a config for it.
@@ -66,13 +69,14 @@ def load_legacy(
     try:
         found = infer(shapes)
         architecture = {**model_options(found["name"]), **found}
-        if dropout and architecture["name"].startswith("unet"):
-            architecture["dropout"] = True
+        if architecture["name"].startswith("unet"):
+            by_default = architecture["norm"] == "batch"
+            architecture["dropout"] = by_default if dropout is None else dropout
         layout = layout_of(architecture)
     except NoLayout as error:
         raise CheckpointError(f"{path} cannot be imported: {error}") from None
     halves = all(t.dtype == torch.float16 for t in state.values() if t.is_floating_point())
-    config = _config(path, architecture, layout, direction, statistics, halves)
+    config = _config(path, architecture, layout, direction, statistics, dropout, halves)
     generator = build_generator(config, path, allocate=False)
     ours = {
         theirs: tensor
@@ -276,6 +280,7 @@ def _config(
     layout: Layout,
     direction: str,
     statistics: str | None,
+    dropout: bool | None,
     halves: bool,
 ) -> ModelConfig:
     batch = architecture["norm"] == "batch"
@@ -290,6 +295,7 @@ def _config(
         out_channels=architecture["out_channels"],
         preprocessing=Preprocessing(size=256, fit="resize", resize_mode="none"),
         statistics=statistics,
+        keeps_dropout=bool(architecture.get("dropout")) if dropout is None else dropout,
         direction=direction,
         method=method,
         name=path.name.removesuffix(path.suffix),

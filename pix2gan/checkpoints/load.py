@@ -23,7 +23,7 @@ def load_model(
     *,
     direction: str | None = None,
     statistics: str | None = None,
-    dropout: bool = False,
+    dropout: bool | None = None,
     trust_code: bool = False,
 ) -> tuple[nn.Module, ModelConfig]:
     """Load a generator and its config.
@@ -36,7 +36,8 @@ def load_model(
             `G_B`. By default "AtoB".
         statistics: What batch norms use, "running" statistics or each "image"'s own; by default as
             the config says, and for original files as those repositories test ("image").
-        dropout: Whether an original U-Net, whose tensors do not tell, was trained with dropout.
+        dropout: Whether dropout goes on in translation; by default as the config says, and for
+            original files as those repositories test, see `load_legacy`.
         trust_code: Open a `.pt2` file, which can execute code, because its maker is trusted.
 
     Returns:
@@ -65,6 +66,8 @@ def load_model(
             f"{path} is an exported model whose batch norms are fixed: export it with the "
             f"statistics {statistics!r}"
         )
+    if dropout is not None:
+        config = dataclasses.replace(config, keeps_dropout=dropout)
     if statistics is not None:
         config = dataclasses.replace(config, statistics=statistics)
         set_statistics(generator, statistics)

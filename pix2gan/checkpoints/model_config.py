@@ -40,7 +40,7 @@ WEIGHTS_DTYPES = ("float32", "float16")
 STATISTICS = ("running", "image")
 
 # Fields that came after the first models were written: absent, they have their defaults.
-_LATER_FIELDS = ("statistics", "input_range", "output_range")
+_LATER_FIELDS = ("statistics", "keeps_dropout", "input_range", "output_range")
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,8 @@ class ModelConfig:
         statistics: What the batch norms of the network use in translation: the "running" statistics
             of training, or each "image"'s own, as the original pix2pix does in its tests. Without
             batch norms it says nothing.
+        keeps_dropout: Whether dropout goes on in translation, as the original pix2pix has it in its
+            tests. Left out of the file if not.
         direction: "AtoB" or "BtoA": which way round the training data were used.
         method: How it was trained, e.g. "pix2pix".
         name: What the model is called.
@@ -104,6 +106,7 @@ class ModelConfig:
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     value_range: tuple[float, float] = (-1.0, 1.0)
     statistics: str = "running"
+    keeps_dropout: bool = False
     direction: str = "AtoB"
     method: str = "pix2pix"
     name: str = ""
@@ -118,6 +121,8 @@ class ModelConfig:
         for name in ("input_range", "output_range"):
             if values["preprocessing"][name] is None:
                 del values["preprocessing"][name]
+        if not self.keeps_dropout:
+            del values["keeps_dropout"]
         return values
 
     def to_json(self) -> str:
@@ -201,6 +206,7 @@ class _Reader:
             preprocessing=self.preprocessing(fields["preprocessing"]),
             value_range=self.value_range("value_range", fields["value_range"]),
             statistics=self.choice("statistics", fields["statistics"], STATISTICS),
+            keeps_dropout=self.switch("keeps_dropout", fields["keeps_dropout"]),
             direction=self.choice("direction", fields["direction"], ("AtoB", "BtoA")),
             method=self.text("method", fields["method"]),
             name=self.text("name", fields["name"]),
@@ -293,6 +299,11 @@ class _Reader:
     def text(self, name: str, value: Any) -> str:
         if not isinstance(value, str):
             raise self.fail(f"{name} must be text, not {_short(value)}")
+        return value
+
+    def switch(self, name: str, value: Any) -> bool:
+        if not isinstance(value, bool):
+            raise self.fail(f"{name} must be true or false, not {_short(value)}")
         return value
 
     def choice(self, name: str, value: Any, choices: tuple[str, ...]) -> str:

@@ -7,7 +7,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -92,6 +92,7 @@ def export_model(
     form.check()
     path = resolve_model(model, direction)
     loaded, config = load_model(path, direction=direction, statistics=statistics)
+    config = replace(config, keeps_dropout=False)  # a graph draws no masks
     require_weights(loaded, config)
     generator = cast(Generator, loaded)
     name = re.sub(r"[^\w.-]+", "_", config.name) or "model"

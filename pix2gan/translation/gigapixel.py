@@ -122,6 +122,12 @@ def _check(translator: Translator, source: Path, target: Path, tiling: Tiling, r
             f"the model would see it shrunk to {translator.processing.size} pixels, and it has too "
             'many to be shrunk here: shrink it, or use resize="none" for its own resolution',
         )
+    if translator.keeps_dropout:
+        raise BadImageError(
+            name,
+            "it has too many pixels to be translated at once, and a network whose dropout goes on "
+            "cannot be tiled: shrink it, or say dropout=False (--no-dropout)",
+        )
     if tiling.tile is None or not can_tile(translator.generator):
         raise BadImageError(
             name, "it has too many pixels to be translated at once: shrink it, or let it be tiled"

@@ -53,6 +53,11 @@ class Tiling:
         if self.tile < SMALLEST_TILE:
             raise ConfigError(f"tile must be at least {SMALLEST_TILE} pixels, not {self.tile}")
         if not can_tile(generator):
+            if keeps_dropout(generator):
+                raise ConfigError(
+                    "A network whose dropout goes on cannot be tiled: leave tile out, or say "
+                    "dropout=False (--no-dropout)"
+                )
             name = getattr(generator, "config", {}).get("name", type(generator).__name__)
             raise ConfigError(f"The generator {name} cannot be tiled: leave tile out")
 

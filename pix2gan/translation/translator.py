@@ -77,8 +77,13 @@ class Translator:
         self.dtype = dtype or "float32"
         generator = generator.eval().requires_grad_(False).to(self.device)
         self.generator = generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.keeps_dropout = False
+        self.keeps_dropout = config.keeps_dropout
         self._masks = torch.Generator()
+        if self.keeps_dropout and not set_lasting_dropout(self.generator, self._masks):
+            raise CheckpointError(
+                f"{config.name or config.architecture['name']} was trained without dropout: leave "
+                "the option dropout out"
+            )
         self._dropping = threading.Lock()
         self.processing = Processing(
             config,
@@ -95,7 +100,7 @@ class Translator:
         dtype: str | None = None,
         direction: str | None = None,
         statistics: str | None = None,
-        dropout: bool = False,
+        dropout: bool | None = None,
         trust_code: bool = False,
     ) -> Translator:
         """Load a translator.
@@ -112,9 +117,10 @@ class Translator:
             statistics: What batch norms use: the "running" statistics of training or each
                 "image"'s own; by default what the model's config says, and for the original
                 repositories' files "image", as these test.
-            dropout: Leave dropout on, as the original pix2pix does in its tests, for a network that
-                was trained with it. The masks come from the `seed` of each call, by default 0, and
-                each image goes through the network by itself and untiled.
+            dropout: Whether dropout goes on, in a network that was trained with it; by default what
+                the model's config says, and for the original repositories' files yes, as these
+                test. The masks come from the `seed` of each call, by default 0, and each image goes
+                through the network by itself and untiled.
             trust_code: Open a `.pt2` file, which can execute code, because its maker is trusted.
                 All other kinds hold data only.
 
@@ -130,13 +136,7 @@ class Translator:
             dropout=dropout,
             trust_code=trust_code,
         )
-        translator = cls(*loaded, device=device, dtype=dtype)
-        if dropout and not set_lasting_dropout(translator.generator, translator._masks):
-            raise CheckpointError(
-                f"{path} was trained without dropout: leave the option dropout out"
-            )
-        translator.keeps_dropout = dropout
-        return translator
+        return cls(*loaded, device=device, dtype=dtype)
 
     def __call__(
         self,
@@ -282,10 +282,11 @@ class Translator:
             )
             if single is not None:
                 return [single]
+        untiled = ", or say dropout=False, so that it can be tiled" if self.keeps_dropout else ""
         raise BadImageError(
             batch[0].name,
             f"there is not enough memory on {self.device} to translate it at {width} x {height} "
-            "pixels; shrink it, free memory or choose another device",
+            f"pixels; shrink it, free memory or choose another device{untiled}",
         )
 
     def _run_whole(self, batch: Sequence[Prepared], seed: int | None) -> list[FloatArray]:
