@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import warnings
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -23,6 +25,7 @@ class World:
         self.rank = rank
         self.size = size
         self.local_rank = local_rank
+        self.shared: weakref.WeakSet[SharedGradients] = weakref.WeakSet()
 
     @classmethod
     def of_this_process(cls) -> World:
@@ -58,6 +61,10 @@ class World:
         if self.size == 1 or dist.is_initialized():
             yield self
             return
+        # Its functions have the process group that there is when they are first imported, which
+        # DistributedDataParallel does, as their defaults: none, or it could never be freed.
+        import torch.distributed.nn.functional
+
         if torch.cuda.is_available():
             torch.cuda.set_device(self.local_rank % torch.cuda.device_count())
             dist.init_process_group("cpu:gloo,cuda:nccl")
@@ -68,9 +75,20 @@ class World:
         except Exception:
             raise  # the others may be in the midst of something: parting would wait for them
         except BaseException:
-            dist.destroy_process_group()
+            self._part()
             raise
         dist.barrier()  # nobody leaves while another one still talks
+        self._part()
+
+    def _part(self) -> None:
+        """Leave the process group, and end its threads.
+
+        Whoever holds it keeps them running. When the interpreter ends in the midst of their talk
+        with a process that is gone, they end it with SIGABRT.
+        """
+        for shared in self.shared:
+            shared.release()
+        gc.collect()
         dist.destroy_process_group()
 
     # --- what all of them know afterwards ---
@@ -160,6 +178,11 @@ class SharedGradients:
                     device_ids=[device] if device.type == "cuda" else None,
                     broadcast_buffers=False,  # they follow from what is equal in all processes
                 )
+            world.shared.add(self)
+
+    def release(self) -> None:
+        """Let go of the process group: there will be no more gradients."""
+        self._wrapped = None
 
     def prepare(self, loss: Tensor) -> Tensor:
         """``loss``, whose ``backward`` then waits for the other processes."""
