@@ -203,7 +203,8 @@ def download(
 ) -> None:
     """Download a public data set of pix2pix or CycleGAN; without a name, list them.
 
-    An interrupted download goes on. Mind the terms of the data: most are for research.
+    An interrupted download goes on. Of a data set that is there already every file is checked
+    against what was downloaded. Mind the terms of the data: most are for research.
 
     Parameters
     ----------
@@ -225,4 +226,4 @@ def download(
         return
     with _progress("Downloading") as progress:
         folder, digest = fetch(name, out, mirror=mirror, sha256=sha256, progress=progress)
-    print(f"{folder} (SHA-256 of the archive: {digest})")
+    print(f"{folder}: all files as downloaded (SHA-256 of the archive: {digest})")

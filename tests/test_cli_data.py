@@ -6,6 +6,7 @@ import hashlib
 import http.server
 import io
 import json
+import shutil
 import tarfile
 import threading
 import zipfile
@@ -318,11 +319,65 @@ def test_download_unpacks_and_tells_the_checksum(
     assert digest in text
     assert run(capsys, "download", "horse2zebra", *common)[0] == 0
     files = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file())
-    assert files == ["facades/train/1.jpg", "horse2zebra/trainA/1.jpg"]  # no link, no archive
-    assert (tmp_path / files[0]).read_bytes() == PAYLOAD
+    assert files == [  # no link, no archive
+        "facades.download.json",
+        "facades/train/1.jpg",
+        "horse2zebra.download.json",
+        "horse2zebra/trainA/1.jpg",
+    ]
+    assert (tmp_path / files[1]).read_bytes() == PAYLOAD
+    (tmp_path / files[0]).unlink()
     code, text = run(capsys, "download", "facades", *common)
     assert code == 2
     assert "exists already" in text
+
+
+def test_what_was_downloaded_is_recorded_and_checked_again(
+    server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {f"facades/train/{number}.jpg": PAYLOAD[number:] for number in range(3)}
+    server.files["facades.tar.gz"] = data = tar_gz(files)
+    digest, command = hashlib.sha256(data).hexdigest(), ("-o", tmp_path, "--mirror", server.url)
+    assert run(capsys, "download", "facades", *command)[0] == 0
+    record = json.loads((tmp_path / "facades.download.json").read_text())
+    assert (record["bytes"], record["sha256"]) == (len(data), digest)
+    assert record["url"] == f"{server.url}/facades.tar.gz"
+    assert record["files"]["train/2.jpg"] == [
+        len(PAYLOAD) - 2,
+        hashlib.sha256(PAYLOAD[2:]).hexdigest(),
+    ]
+
+    asked = len(server.asked)
+    code, text = run(capsys, "download", "facades", *command)
+    assert (code, len(server.asked)) == (0, asked)  # nothing is fetched again
+    assert "all files as downloaded" in text
+    assert digest in text
+
+    folder = tmp_path / "facades"
+    (folder / "train" / "mine.jpg").write_bytes(b"the user's own")
+    assert run(capsys, "download", "facades", *command)[0] == 0
+    damaged = bytearray(PAYLOAD)
+    damaged[1000] ^= 1  # the size stays
+    (folder / "train" / "0.jpg").write_bytes(damaged)
+    (folder / "train" / "1.jpg").unlink()
+    code, text = run(capsys, "download", "facades", *command)
+    assert code == 2
+    assert "2 of 3 files" in text
+    assert "train/0.jpg, train/1.jpg" in text
+
+    shutil.rmtree(folder)
+    assert run(capsys, "download", "facades", *command)[0] == 0  # the same archive
+    shutil.rmtree(folder)
+    server.files["facades.tar.gz"] = tar_gz({"facades/train/0.jpg": b"another"})
+    code, text = run(capsys, "download", "facades", *command)
+    assert code == 2
+    assert f"{len(data)} of {digest}" in text
+    assert "to take the new ones" in text
+    assert not folder.exists()
+    (tmp_path / "facades.download.json").write_text("[]")
+    code, text = run(capsys, "download", "facades", *command)
+    assert code == 2
+    assert "facades.download.json cannot be read" in text
 
 
 def test_an_interrupted_download_goes_on(server: Any, tmp_path: Path) -> None:

@@ -1,13 +1,17 @@
 """The public data sets of pix2pix and CycleGAN: fetched when asked for, and at no other time.
 
 A download that was interrupted goes on where it stopped, if the server allows it. The archive is
-unpacked into a folder that appears when it is complete; nothing in it can lie outside of that.
+unpacked into a folder that appears when it is complete; nothing in it can lie outside of that. What
+was taken is recorded beside the folder, in ``NAME.download.json``: URL, size and SHA-256 of the
+archive, size and SHA-256 of each file. Run again, it checks the folder against that; where the
+folder is gone, the archive that is fetched anew has to be the same.
 """
 
 from __future__ import annotations
 
 import hashlib
 import http.client
+import json
 import re
 import shutil
 import tarfile
@@ -17,9 +21,10 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 from pix2gan.errors import ConfigError, DataError
+from pix2gan.file_io import atomic_write
 
 _PIX2PIX = "http://efrosgans.eecs.berkeley.edu/pix2pix/datasets/"
 _CYCLEGAN = "http://efrosgans.eecs.berkeley.edu/cyclegan/datasets/"
@@ -31,8 +36,9 @@ _TIMEOUT = 60.0  # seconds without a byte
 class PublicData:
     """One archive.
 
-    Sizes and checksums are not recorded: none has been verified by this project. The size is what
-    the server says; a checksum that the user has is compared.
+    Sizes and checksums are not listed: none has been verified by this project. The size is what
+    the server says; a checksum that the user has is compared, and so is what an earlier download
+    has recorded.
     """
 
     url: str
@@ -83,7 +89,7 @@ def download(
     sha256: str | None = None,
     progress: Progress | None = None,
 ) -> tuple[Path, str]:
-    """Fetch a data set and unpack it into the folder ``out / name``.
+    """Fetch a data set and unpack it into the folder ``out / name``; check one that is there.
 
     Args:
         name: A key of ``PUBLIC_DATA``.
@@ -96,7 +102,7 @@ def download(
         The folder, and the archive's SHA-256.
 
     Raises:
-        ConfigError: If there is no such data set, or ``out / name`` exists.
+        ConfigError: If there is no such data set, or ``out / name`` is not of an earlier download.
         DataError: If it cannot be fetched, or is not what it should be.
     """
     if name not in PUBLIC_DATA:
@@ -104,8 +110,13 @@ def download(
     if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
         raise ConfigError(f"sha256 takes 64 hexadecimal digits, got {sha256!r}.")
     data, folder = PUBLIC_DATA[name], out / name
+    note = out / f"{name}.download.json"
+    known = _read_record(note)
     if folder.exists():
-        raise ConfigError(f"{folder} exists already: remove it to download it again.")
+        if known is None:
+            raise ConfigError(f"{folder} exists already: remove it to download it again.")
+        _check_files(folder, known["files"])
+        return folder, known["sha256"]
     out.mkdir(parents=True, exist_ok=True)
     url = data.url if mirror is None else f"{mirror.rstrip('/')}/{data.archive}"
     if not url.startswith(("http://", "https://")):
@@ -119,9 +130,60 @@ def download(
             f"{url} is not what it should be: its SHA-256 is {digest}, not {sha256.lower()}; it "
             "has been removed, download it again."
         )
+    size = archive.stat().st_size
+    if sha256 is None and known is not None and digest != known["sha256"]:
+        archive.unlink()
+        raise DataError(
+            f"{url} has {size} bytes of SHA-256 {digest}, and had {known['bytes']} of "
+            f"{known['sha256']} when it was downloaded before: remove {note} to take the new ones."
+        )
     unpack(archive, folder)
+    record = {"url": url, "bytes": size, "sha256": digest, "files": _files(folder)}
+    with atomic_write(note) as file:
+        file.write(json.dumps(record, indent=1).encode())
     archive.unlink()
     return folder, digest
+
+
+def _files(folder: Path) -> dict[str, list[Any]]:
+    """Size and SHA-256 of each file below ``folder``, by its path in there."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {f.relative_to(folder).as_posix(): [f.stat().st_size, _hash(f)] for f in files}
+
+
+def _read_record(path: Path) -> dict[str, Any] | None:
+    """What an earlier download has recorded.
+
+    Raises:
+        DataError: If it cannot be read.
+    """
+    try:
+        record = json.loads(path.read_text("utf-8"))
+        files = record["files"].items()
+        sizes = {str(name): [int(size), str(digest)] for name, (size, digest) in files}
+        return {"bytes": int(record["bytes"]), "sha256": str(record["sha256"]), "files": sizes}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{path} cannot be read ({type(error).__name__}): remove it and the data set's folder, "
+            "and download again."
+        ) from None
+
+
+def _check_files(folder: Path, recorded: dict[str, list[Any]]) -> None:
+    """DataError unless all files that were recorded are there as they were."""
+    wrong = []
+    for name, (size, digest) in recorded.items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != size or _hash(path) != digest:
+            wrong.append(name)
+    if wrong:
+        shown = ", ".join(wrong[:3]) + (", ..." if len(wrong) > 3 else "")
+        raise DataError(
+            f"{len(wrong)} of {len(recorded)} files in {folder} are missing or not what was "
+            f"downloaded ({shown}): remove the folder to download it again."
+        )
 
 
 def fetch(url: str, path: Path, progress: Progress | None = None) -> None:
