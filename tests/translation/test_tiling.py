@@ -127,14 +127,29 @@ def test_a_styled_generator_is_tiled_in_the_style_asked_for(kind):
     assert float((result.read(0, 64) - generator(x)).abs().max()) > 1e-3
 
 
+def assembled(parts, *shape):
+    result = torch.full(shape, float("nan"))
+    for top, left, part in parts:
+        result[:, :, top : top + part.shape[2], left : left + part.shape[3]] = part
+    return result
+
+
 def test_with_the_statistics_of_the_image_itself_fast_is_exact(generator):
-    """Which is what the sample of a small image has."""
     x = torch.rand(1, 3, 96, 192) * 2 - 1
     image, layers, cpu = planes.Image(x), generator.layer_graph(), torch.device("cpu")
-    result = torch.full((1, 3, 96, 192), float("nan"))
-    for top, left, part in fast_tiles.translate_fast(layers, image, 8, generator.multiple, cpu):
-        result[:, :, top : top + part.shape[2], left : left + part.shape[3]] = part
-    torch.testing.assert_close(result, generator(x), rtol=1e-5, atol=1e-5)
+    statistics = statistics_of(layers, x)
+    parts = fast_tiles.translate_strips(layers, image, statistics, 8, generator.multiple, cpu)
+    torch.testing.assert_close(assembled(parts, *x.shape), generator(x), rtol=1e-5, atol=1e-5)
+
+
+def test_an_image_that_is_its_own_sample_is_gone_over_once(monkeypatch):
+    monkeypatch.setattr(fast_tiles, "gather_statistics", None)
+    generator = make("unet")
+    x = torch.rand(1, 3, 144, 80) * 2 - 1
+    parts = fast_tiles.translate_fast(
+        generator.layer_graph(), planes.Image(x), 8, generator.multiple, torch.device("cpu")
+    )
+    torch.testing.assert_close(assembled(parts, *x.shape), generator(x), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -180,10 +195,8 @@ def test_fast_has_no_seams(generator, monkeypatch):
     assert sample.width < 256
     statistics = exact_tiles.gather_statistics(layers, sample, 64, cpu)
     whole = with_statistics(layers, x, statistics)
-    result = torch.full_like(whole, float("nan"))
-    for top, left, part in fast_tiles.translate_fast(layers, image, 104, multiple, cpu):
-        result[:, :, top : top + part.shape[2], left : left + part.shape[3]] = part
-    torch.testing.assert_close(result, whole, rtol=1e-5, atol=1e-5)
+    parts = fast_tiles.translate_fast(layers, image, 104, multiple, cpu)
+    torch.testing.assert_close(assembled(parts, *whole.shape), whole, rtol=1e-5, atol=1e-5)
 
 
 def test_a_strip_is_forgotten_when_the_next_begins(monkeypatch):
@@ -199,10 +212,13 @@ def test_a_strip_is_forgotten_when_the_next_begins(monkeypatch):
     monkeypatch.setattr(row_streams._Streamed, "__init__", counting)
     generator = make("unet")
     layers, cpu = generator.layer_graph(), torch.device("cpu")
-    image = planes.Image(torch.rand(1, 3, 64, 256) * 2 - 1)
+    x = torch.rand(1, 3, 64, 256) * 2 - 1
+    image, statistics = planes.Image(x), statistics_of(layers, x)
     gc.disable()
     try:
-        for _ in fast_tiles.translate_fast(layers, image, 32, generator.multiple, cpu):
+        for _ in fast_tiles.translate_strips(
+            layers, image, statistics, 32, generator.multiple, cpu
+        ):
             assert len(alive) == len(layers)
     finally:
         gc.enable()
