@@ -159,6 +159,8 @@ def translate(
     report: Path | None = None,
     progress: bool | None = None,
     provenance: bool = True,
+    c2pa_certificate: Path | None = None,
+    c2pa_key: Path | None = None,
     tile: int | Literal["auto", "none"] = "auto",
     tile_statistics: Literal["exact", "fast"] = "exact",
     codec: Literal["h264", "hevc", "vp9", "av1"] | None = None,
@@ -226,6 +228,11 @@ def translate(
         A bar on a terminal and lines elsewhere, if not given.
     provenance
         Let outputs say that a trained algorithm made them, and which (XMP).
+    c2pa_certificate
+        PEM file with the certificate to sign outputs with (C2PA), followed by those that vouch for
+        it; pip install "pix2gan[c2pa]".
+    c2pa_key
+        PEM file with its private key.
     tile
         Work in tiles where an image does not fit into memory (auto) or has more pixels than the
         square of this number; none never does.
@@ -290,6 +297,8 @@ def translate(
         report=report,
         progress=progress,
         provenance=provenance,
+        c2pa_certificate=c2pa_certificate,
+        c2pa_key=c2pa_key,
         tile=None if tile == "none" else tile,
         tile_statistics=tile_statistics,
         codec=codec,

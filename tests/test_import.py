@@ -15,7 +15,17 @@ import pix2gan
 
 ROOT = Path(__file__).parents[1]
 # triton comes with CUDA builds of torch, and with the dev extra elsewhere; the others with extras.
-OPTIONAL = {"av", "triton", "onnx", "onnxruntime", "onnxscript", "pyvips", "ray"}
+OPTIONAL = {
+    "av",
+    "c2pa",
+    "cryptography",
+    "triton",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "pyvips",
+    "ray",
+}
 HEAVY = ["torch", "numpy", "PIL", "cv2", "albumentations", "torchmetrics", "triton", "rich"]
 
 

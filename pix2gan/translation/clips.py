@@ -39,6 +39,10 @@ def translate_clip(
         raise ConfigError(
             "on_exists=rename and format are for images: name the video that is to be written"
         )
+    if options.signer(translator.config) is not None:
+        raise ConfigError(
+            "Only images are signed, and this is a video: leave c2pa_certificate and c2pa_key out"
+        )
     if out.suffix.lower() not in CONTAINERS:
         suffix = source.suffix if source.suffix.lower() in CONTAINERS else ".mp4"
         out = out / f"{source.stem}{options.suffix}{suffix}"

@@ -65,6 +65,8 @@ def translate_folder(
     report: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
     provenance: bool = True,
+    c2pa_certificate: str | os.PathLike[str] | None = None,
+    c2pa_key: str | os.PathLike[str] | None = None,
     tile: int | str | None = "auto",
     tile_statistics: str = "exact",
 ) -> FolderReport:
@@ -102,6 +104,9 @@ def translate_folder(
         progress: False shows nothing; by default a bar on a terminal and lines elsewhere.
         provenance: Let outputs say that a trained algorithm made them, and which (XMP, see
             `pix2gan.translation.provenance`).
+        c2pa_certificate: A PEM file with the certificate to sign outputs with, followed by those
+            that vouch for it; see `pix2gan.translation.signing`.
+        c2pa_key: A PEM file with its private key.
         tile: "auto", a side in pixels or None; see `Translator.__call__`.
         tile_statistics: "exact" or "fast"; see `Translator.__call__`.
 
@@ -132,6 +137,8 @@ def translate_folder(
         report=report,
         progress=progress,
         provenance=provenance,
+        c2pa_certificate=c2pa_certificate,
+        c2pa_key=c2pa_key,
         tile=tile,
         tile_statistics=tile_statistics,
     )
@@ -281,5 +288,6 @@ def _journal(translator: Translator, plan: Plan, out: Path, options: FolderOptio
         translator.weights_hash(),
         *(options.suffix, options.format, options.quality, options.resize, options.seed),
         *(options.provenance, options.shard, translator.dtype),
+        os.fspath(options.c2pa_certificate or ""),
     )
     return NameJournal(out, hashlib.sha256(json.dumps(job).encode()).hexdigest())

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pix2gan.checkpoints.model_config import ModelConfig
 from pix2gan.data.image_io import IMAGE_SUFFIXES
 from pix2gan.errors import ConfigError
 from pix2gan.file_io import check_writable
+from pix2gan.translation.signing import Signer
 from pix2gan.translation.targets import FORMATS
 from pix2gan.translation.tiling import Tiling
 
@@ -45,6 +47,8 @@ class FolderOptions:
     report: str | os.PathLike[str] | None = None
     progress: bool | None = None
     provenance: bool = True
+    c2pa_certificate: str | os.PathLike[str] | None = None
+    c2pa_key: str | os.PathLike[str] | None = None
     tile: int | str | None = "auto"
     tile_statistics: str = "exact"
 
@@ -78,6 +82,21 @@ class FolderOptions:
             )
         return i, n
 
+    def signer(self, config: ModelConfig) -> Signer | None:
+        """What signs outputs of the model, if they are to be signed.
+
+        Raises:
+            ConfigError: If it cannot.
+        """
+        if self.c2pa_certificate is None or self.c2pa_key is None:
+            if self.c2pa_certificate is not self.c2pa_key:
+                raise ConfigError(
+                    "A signature needs both c2pa_certificate and c2pa_key: add the other, or leave "
+                    "both out"
+                )
+            return None
+        return Signer(config, self.c2pa_certificate, self.c2pa_key)
+
     def check(self, translator: Translator) -> None:
         """ConfigError if a value makes no sense for this model."""
         from pix2gan.translation.translator import RESIZES, check_batch_size
@@ -107,6 +126,11 @@ class FolderOptions:
                 f"glob is a pattern for paths in the source, as in '*.jpg', and not {self.glob!r}"
             )
         _ = self.part
+        if self.signer(translator.config) is not None and self.format == "npy":
+            raise ConfigError(
+                "npy has no place for a signature: choose png, jpg, webp or tiff, or leave "
+                "c2pa_certificate and c2pa_key out"
+            )
         if self.watch and (
             self.dry_run
             or self.shard is not None

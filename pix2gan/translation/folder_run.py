@@ -25,8 +25,6 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from pix2gan.data.image_io import (
     ImageInfo,
-    encode_image,
-    format_of,
     open_image_with_info,
 )
 from pix2gan.errors import (
@@ -42,7 +40,7 @@ from pix2gan.translation.engine import Engine
 from pix2gan.translation.folder_report import FAILED, LEFT, SKIPPED, TRANSLATED, Outcome
 from pix2gan.translation.inputs import as_unit_range
 from pix2gan.translation.lanes import Lanes
-from pix2gan.translation.outputs import finish_output
+from pix2gan.translation.outputs import encode_output
 from pix2gan.translation.processing import FloatArray, Prepared
 from pix2gan.translation.provenance import xmp_packet
 from pix2gan.translation.sources import is_within
@@ -108,6 +106,7 @@ class FolderRun(Engine):
         super().__post_init__()
         options = self.options
         self.xmp = xmp_packet(self.translator.config) if options.provenance else None
+        self.signer = options.signer(self.translator.config)
         self.most_ahead = 2 * options.batch + options.threads
         self.ahead = options.threads
         self.running: deque[tuple[list[_Decoded], Future[list[_Result]]]] = deque()
@@ -309,6 +308,7 @@ class FolderRun(Engine):
                 seed=self.options.seed,
                 quality=self.options.quality,
                 xmp=self.xmp,
+                signer=self.signer,
                 progress=self.progress.within,
             )
         except BackendError:
@@ -322,12 +322,15 @@ class FolderRun(Engine):
     # Outputs
 
     def _encoded(self, image: _Decoded, result: FloatArray) -> bytes:
-        target = image.task.job.target
-        output, options = finish_output(
-            self.translator.processing, result, image.prepared, image.info, target
-        )
-        return encode_image(
-            output, format_of(target), quality=self.options.quality, xmp=self.xmp, **options
+        return encode_output(
+            self.translator.processing,
+            result,
+            image.prepared,
+            image.info,
+            image.task.job.target,
+            quality=self.options.quality,
+            xmp=self.xmp,
+            signer=self.signer,
         )
 
     def _write(self, target: Path, data: bytes) -> None:

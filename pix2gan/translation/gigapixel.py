@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import tifffile
@@ -28,6 +28,7 @@ from pix2gan.file_io import atomic_write
 from pix2gan.translation.memory import is_out_of_memory
 from pix2gan.translation.outputs import depth_of, without_alpha
 from pix2gan.translation.processing import Array, FloatArray, Processing
+from pix2gan.translation.signing import Signer
 from pix2gan.translation.targets import FORMATS
 from pix2gan.translation.tiling import AUTO_TILE, Tiling, can_tile, in_smaller_tiles
 
@@ -53,6 +54,7 @@ def translate_gigapixel(
     seed: int | None = None,
     quality: int = 95,
     xmp: bytes | None = None,
+    signer: Signer | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> None:
     """Translate an image file of any size into another.
@@ -66,6 +68,7 @@ def translate_gigapixel(
         seed: The style.
         quality: Of JPEG and WebP.
         xmp: What the output says about itself.
+        signer: What signs it.
         progress: Told how much of the output has been made, from 0 to 1.
 
     Raises:
@@ -104,7 +107,7 @@ def translate_gigapixel(
                 f"there is not enough memory on {translator.device} to translate it even in tiles; "
                 "free memory or choose another device",
             )
-        _save(pixels, target, quality, _kept(info, translator.processing, xmp))
+        _save(pixels, target, quality, _kept(info, translator.processing, xmp), signer)
 
 
 def _check(translator: Translator, source: Path, target: Path, tiling: Tiling, resize: str) -> None:
@@ -347,7 +350,13 @@ def _kept(info: ImageInfo, processing: Processing, xmp: bytes | None) -> dict[st
     }
 
 
-def _save(pixels: _PixelFile, target: Path, quality: int, kept: dict[str, Any]) -> None:
+def _save(
+    pixels: _PixelFile,
+    target: Path,
+    quality: int,
+    kept: dict[str, Any],
+    signer: Signer | None,
+) -> None:
     vips = _vips()
     image = pixels.image()
     if kept["dpi"] is not None:
@@ -363,34 +372,42 @@ def _save(pixels: _PixelFile, target: Path, quality: int, kept: dict[str, Any]) 
     suffix = target.suffix.lower()
     try:
         with atomic_write(target, "wb+") as file:
-            to = vips.Target.new_to_descriptor(file.fileno())
-            if suffix in FORMATS["tiff"]:
-                raw = (
-                    pixels.height * pixels.width * pixels.channels * np.dtype(pixels.dtype).itemsize
-                )
-                image.tiffsave_target(
-                    to,
-                    tile=True,
-                    tile_width=256,
-                    tile_height=256,
-                    pyramid=True,
-                    bigtiff=raw > 2**30,
-                    compression="deflate",
-                    predictor="float" if pixels.dtype == "float32" else "horizontal",
-                    resunit="inch",
-                )
-            elif suffix in FORMATS["png"]:
-                image.pngsave_target(to)
-            elif suffix in FORMATS["webp"]:
-                image.webpsave_target(to, Q=quality)
+            if signer is None:
+                _encode(image, pixels, file, suffix, quality)
             else:
-                mode = "off" if quality >= 90 else "on"
-                image.jpegsave_target(to, Q=quality, subsample_mode=mode)
+                with tempfile.TemporaryFile(dir=target.parent) as unsigned:
+                    _encode(image, pixels, unsigned, suffix, quality)
+                    unsigned.seek(0)
+                    signer.sign_file(unsigned, file, target)
     except vips.Error as error:
         if shutil.disk_usage(target.parent).free < 2**20:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(target)) from error
         detail = " ".join(str(error).split())[:200]
         raise OSError(errno.EIO, f"libvips: {detail}", os.fspath(target)) from error
+
+
+def _encode(image: Any, pixels: _PixelFile, file: IO[bytes], suffix: str, quality: int) -> None:
+    to = _vips().Target.new_to_descriptor(file.fileno())
+    if suffix in FORMATS["tiff"]:
+        raw = pixels.height * pixels.width * pixels.channels * np.dtype(pixels.dtype).itemsize
+        image.tiffsave_target(
+            to,
+            tile=True,
+            tile_width=256,
+            tile_height=256,
+            pyramid=True,
+            bigtiff=raw > 2**30,
+            compression="deflate",
+            predictor="float" if pixels.dtype == "float32" else "horizontal",
+            resunit="inch",
+        )
+    elif suffix in FORMATS["png"]:
+        image.pngsave_target(to)
+    elif suffix in FORMATS["webp"]:
+        image.webpsave_target(to, Q=quality)
+    else:
+        mode = "off" if quality >= 90 else "on"
+        image.jpegsave_target(to, Q=quality, subsample_mode=mode)
 
 
 # --------------------------------------------------------------------------------------------- vips

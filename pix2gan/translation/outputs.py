@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pix2gan.data.image_io import ImageInfo, to_grey, to_rgb
+from pix2gan.data.image_io import ImageInfo, encode_image, format_of, to_grey, to_rgb
 from pix2gan.translation.processing import Array, FloatArray, Prepared, Processing
+from pix2gan.translation.signing import Signer
 from pix2gan.translation.targets import FORMATS
 
 
@@ -29,6 +30,23 @@ def finish_output(
         "dpi": info.dpi,
     }
     return without_alpha(image) if suffix in FORMATS["jpg"] else image, options
+
+
+def encode_output(
+    processing: Processing,
+    result: FloatArray,
+    prepared: Prepared,
+    info: ImageInfo,
+    name: Path,
+    *,
+    quality: int,
+    xmp: bytes | None,
+    signer: Signer | None,
+) -> bytes:
+    """The bytes of the file of this `name`, with what it says about itself."""
+    image, kept = finish_output(processing, result, prepared, info, name)
+    data = encode_image(image, format_of(name), quality=quality, xmp=xmp, **kept)
+    return data if signer is None else signer.sign(data, name)
 
 
 def depth_of(suffix: str, dtype: str) -> str:

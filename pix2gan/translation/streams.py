@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from pix2gan.data.image_io import encode_image, format_of, open_image_with_info
+from pix2gan.data.image_io import open_image_with_info
 from pix2gan.errors import BackendError, ConfigError, DataError
 from pix2gan.file_io import atomic_write
 from pix2gan.translation.folder_options import FolderOptions
@@ -22,7 +22,7 @@ from pix2gan.translation.folder_report import (
 from pix2gan.translation.folder_run import failure_reason
 from pix2gan.translation.inputs import as_unit_range
 from pix2gan.translation.lanes import Lanes
-from pix2gan.translation.outputs import finish_output
+from pix2gan.translation.outputs import encode_output
 from pix2gan.translation.planning import check_target, only_tiff
 from pix2gan.translation.provenance import xmp_packet
 from pix2gan.translation.targets import output_suffix
@@ -87,9 +87,16 @@ def _translated(
     if not isinstance(name, Path):
         original = source if isinstance(source, Path) else Path("_" + _suffix_of(info.format))
         name = Path("_" + output_suffix(original, options.format, only_tiff(translator)))
-    image, kept = finish_output(processing, result, prepared, info, name)
-    xmp = xmp_packet(translator.config) if options.provenance else None
-    return encode_image(image, format_of(name), quality=options.quality, xmp=xmp, **kept)
+    return encode_output(
+        processing,
+        result,
+        prepared,
+        info,
+        name,
+        quality=options.quality,
+        xmp=xmp_packet(translator.config) if options.provenance else None,
+        signer=options.signer(translator.config),
+    )
 
 
 def _deliver(data: bytes, out: Path | IO[bytes]) -> None:

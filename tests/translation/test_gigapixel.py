@@ -15,6 +15,7 @@ from pix2gan.checkpoints import ModelConfig, Preprocessing
 from pix2gan.data.image_io import open_image, open_image_with_info, read_image_info, save_image
 from pix2gan.models import create_generator
 from pix2gan.translation import Translator, folder_run, gigapixel
+from pix2gan.translation.progress import FolderProgress
 
 pytest.importorskip("pyvips", reason="the extra [gigapixel] is not installed", exc_type=ImportError)
 
@@ -137,7 +138,7 @@ def test_stopped_midway_nothing_is_left(translator, tmp_path, monkeypatch):
         seen.append([path.name for path in (tmp_path / "out").iterdir()])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(folder_run.FolderProgress, "within", stop)
+    monkeypatch.setattr(FolderProgress, "within", stop)
     with pytest.raises(KeyboardInterrupt):
         translator.translate_paths(tmp_path / "in.png", tmp_path / "out", tile=64)
     left = [path.name for path in (tmp_path / "out").iterdir()]
