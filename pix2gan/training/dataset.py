@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import Dataset
 
 from pix2gan.data.loader import make_loader
+from pix2gan.data.one_ahead import OneAhead
 from pix2gan.data.paired import Direction, check_paired, open_paired
 from pix2gan.data.sampler import ResumableSampler
 from pix2gan.data.unpaired import check_unpaired, open_unpaired
@@ -137,19 +138,30 @@ def load_batches(
     loader = make_loader(
         _Guarded(data.train), sampler, config.workers, pin_memory=device.type == "cuda"
     )
+    ahead = None
     try:
-        with _signals_held_back():  # what workers inherit
-            batches = iter(loader)
+        with _signals_held_back():  # what workers and threads inherit
+            batches: Iterator[dict[str, Any]] = iter(loader)
             batch = next(batches)
+            if config.workers and device.type != "cuda":  # there pinning is a thread's work already
+                # To receive a batch from a process takes a millisecond, to free it another one.
+                batches = ahead = OneAhead(map(_own, batches))
         while True:
             if _ERROR in batch:
                 raise DataError(batch[_ERROR][0])
             yield batch
             batch = next(batches)
     finally:
+        if ahead is not None:
+            ahead.stop()
         # A traceback would keep the workers alive, deaf to the signal that Python ends them with.
         if config.workers and loader._iterator is not None:
             loader._iterator._shutdown_workers()  # type: ignore[attr-defined]
+
+
+def _own(batch: dict[str, Any]) -> dict[str, Any]:
+    """The batch out of the memory that is shared with a worker, into this process's own."""
+    return {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
 
 
 _ERROR = "error"
