@@ -366,13 +366,15 @@ void instance_norm_stats(const Tensor& x, Tensor mean, Tensor m2) {
     kernels::instance_norm_stats(k, Device(x).lent());
 }
 
-void instance_norm_act(const Tensor& x, const Optional& weight, const Optional& bias,
-                       const std::string& act, double alpha, const Optional& residual, int64_t pad,
-                       const std::string& pad_mode, double eps, const Optional& mean,
-                       const Optional& rstd, Tensor out, Tensor out_mean, Tensor out_rstd) {
-    STD_TORCH_CHECK(x.dim() == 4 && pad >= 0, "x must be [N, C, H, W], pad not negative");
-    check_shape(out, {x.size(0), x.size(1), x.size(2) + 2 * pad, x.size(3) + 2 * pad}, "out");
-    check_type(out, x.scalar_type(), "out");
+// Where mean and rstd of the outputs go to.
+struct Statistics {
+    float *mean, *rstd;  // [n, c]
+};
+
+void normalise(const Tensor& x, const Optional& weight, const Optional& bias,
+               const std::string& act, double alpha, const Optional& residual, int64_t pad,
+               const std::string& pad_mode, double eps, const Optional& mean, const Optional& rstd,
+               const Tensor& out, const Statistics& statistics) {
     const Image image(x, out);
     pix2gan::InstanceNormAct k{};
     const Tensor ready = describe(x, image.channels_last, k);
@@ -398,12 +400,49 @@ void instance_norm_act(const Tensor& x, const Optional& weight, const Optional& 
         added = dense(*residual, image.channels_last);
     }
     k.residual = data(added);
-    k.mean = statistic(out_mean, k.n, k.c, "mean");
-    k.rstd = statistic(out_rstd, k.n, k.c, "rstd");
+    k.mean = statistics.mean, k.rstd = statistics.rstd;
     k.y = image.out.mutable_data_ptr();
     kernels::instance_norm_act(k, Device(x).lent());
     image.finish(out);
 }
+
+void instance_norm_act(const Tensor& x, const Optional& weight, const Optional& bias,
+                       const std::string& act, double alpha, const Optional& residual, int64_t pad,
+                       const std::string& pad_mode, double eps, const Optional& mean,
+                       const Optional& rstd, Tensor out, Tensor out_mean, Tensor out_rstd) {
+    STD_TORCH_CHECK(x.dim() == 4 && pad >= 0, "x must be [N, C, H, W], pad not negative");
+    const int64_t n = x.size(0), c = x.size(1);
+    check_shape(out, {n, c, x.size(2) + 2 * pad, x.size(3) + 2 * pad}, "out");
+    check_type(out, x.scalar_type(), "out");
+    normalise(x, weight, bias, act, alpha, residual, pad, pad_mode, eps, mean, rstd, out,
+              {statistic(out_mean, n, c, "mean"), statistic(out_rstd, n, c, "rstd")});
+}
+
+#if !defined(PIX2GAN_CUDA)
+
+// Allocates the image itself, and statistics that nobody asks for not at all. On a small image
+// every microsecond around the kernel counts.
+Tensor new_instance_norm_act(const Tensor& x, const Optional& weight, const Optional& bias,
+                             const std::string& act, double alpha, const Optional& residual,
+                             int64_t pad, const std::string& pad_mode, double eps,
+                             const Optional& mean, const Optional& rstd) {
+    STD_TORCH_CHECK(x.dim() == 4 && pad >= 0, "x must be [N, C, H, W], pad not negative");
+    STD_TORCH_CHECK(alpha >= 0 && eps >= 0, "alpha and eps must not be negative");
+    const int64_t n = x.size(0), c = x.size(1), height = x.size(2), width = x.size(3);
+    STD_TORCH_CHECK(height > 0 && width > 0, "x has no pixels");
+    const bool channels_last = !x.is_contiguous() && is_channels_last(x);
+    const int64_t shape[] = {n, c, height + 2 * pad, width + 2 * pad};
+    const Tensor out =
+        torch::stable::empty({shape, 4}, x.scalar_type(), std::nullopt, x.device(), std::nullopt,
+                             channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+    static thread_local std::vector<float> unwanted;
+    unwanted.resize(2 * n * c);
+    normalise(x, weight, bias, act, alpha, residual, pad, pad_mode, eps, mean, rstd, out,
+              {unwanted.data(), unwanted.data() + n * c});
+    return out;
+}
+
+#endif
 
 void instance_norm_act_grad(const Tensor& dy, const Tensor& x, const Optional& weight,
                             const Optional& bias, const Tensor& mean, const Tensor& rstd,
@@ -820,6 +859,10 @@ PIX2GAN_DEFINE(PIX2GAN_LIBRARY, m) {
         "Tensor(d!)? rounded, Tensor(e!)? average, float lr, float beta1, float beta2, float eps, "
         "float step, float scale, float share) -> ()");
     m.def("sum_rows(Tensor x, Tensor index, Tensor(a!) out) -> ()");
+    m.def(
+        "new_instance_norm_act(Tensor x, Tensor? weight, Tensor? bias, str act, float alpha, "
+        "Tensor? residual, int pad, str pad_mode, float eps, Tensor? mean, Tensor? rstd) -> "
+        "Tensor");
     m.def("instruction_set() -> str");
     m.def("use_instruction_set(str name) -> bool");
 #endif
@@ -838,6 +881,7 @@ STABLE_TORCH_LIBRARY_IMPL(PIX2GAN_LIBRARY, PIX2GAN_KEY, m) {
 #if !defined(PIX2GAN_CUDA)
     m.impl("adam_step", TORCH_BOX(&adam_step));
     m.impl("sum_rows", TORCH_BOX(&sum_rows));
+    m.impl("new_instance_norm_act", TORCH_BOX(&new_instance_norm_act));
 #endif
 }
 

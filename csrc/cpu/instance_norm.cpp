@@ -3,12 +3,14 @@
 //
 // x is read twice, y written once. Contiguous tensors: where there are many planes, a thread does
 // both passes over one plane, which its cache still holds; large and few planes are cut into
-// chunks. Channels-last: one pass sums, another writes chunks of rows. What is summed is chunks of
-// rows for all channels or, where there are enough of them, blocks of channels for all chunks of
-// rows: then only means and scales go from thread to thread. Chunks depend on the shape alone and
-// are merged in order, so results do not depend on the number of threads.
+// chunks. Channels-last: threads sum chunks of rows, wait for each other and write the same rows.
+// Chunks depend on the shape alone and are merged in order, so results do not depend on the number
+// of threads.
 
+#include <atomic>
 #include <cmath>
+#include <cstring>
+#include <new>
 
 #include "loops.h"
 
@@ -138,126 +140,177 @@ void normalise_planes(const InstanceNormAct& k, const Workers& workers) {
 
 // ---------------------------------------------------------------------------------- channels-last
 
-// Sums of chunks of rows, for channels [first, first + channels).
-struct RowSums {
+// Sums are taken of so many pixels at least, so that what threads tell each other of them, lines of
+// the cache that another core has just written, takes little against reading them.
+constexpr int64_t least_pixels = 1024;
+// Few chunks are cut into blocks of channels, whole cache lines, until there are so many tasks.
+constexpr int64_t wanted_tasks = 4, block_channels = 64;
+
+// Sums of images, by chunks of rows and, where those are few, blocks of channels.
+struct ImageSums {
     const Loops& set;
     InstanceNormLoops loops;
     Type type;
     const void* x;
     int64_t c, w;
     Chunks chunks;
+    int64_t blocks, width, tasks;  // width: channels of a block but the last one
 
     template <class Struct>
-    RowSums(const Struct& k, const Loops& set, const InstanceNormLoops& loops)
-        : set(set), loops(loops), type(k.type), x(k.x), c(k.c), w(k.w), chunks(k.h, k.w * k.c) {}
-
-    // sums: [3, channels]
-    void sum(int64_t n, int64_t chunk, int64_t first, int64_t channels, float* sums) const {
-        const int64_t begin = chunks.begin(chunk), rows = chunks.end(chunk) - begin;
-        loops.sum_pixels(at(x, (n * chunks.height + begin) * w * c + first, type), rows * w, c,
-                         channels, sums);
+    ImageSums(const Struct& k, const Loops& set, const InstanceNormLoops& loops)
+        : set(set),
+          loops(loops),
+          type(k.type),
+          x(k.x),
+          c(k.c),
+          w(k.w),
+          chunks(k.h, k.w * k.c, ceil_div(least_pixels, k.w)) {
+        const bool small = k.n * k.h * k.w * k.c <= task_elements;
+        const int64_t most = small ? 1 : ceil_div(wanted_tasks, k.n * chunks.count);
+        width = ceil_div(ceil_div(k.c, most), block_channels) * block_channels;
+        blocks = ceil_div(k.c, width);
+        tasks = k.n * chunks.count * blocks;
     }
 
-    // Adds a chunk to the mean and m2 [channels] of those before it.
-    void merge(int64_t chunk, const float* sums, int64_t channels, double* mean, double* m2) const {
-        const int64_t begin = chunks.begin(chunk), rows = chunks.end(chunk) - begin;
-        for (int64_t i = 0; chunk == 0 && i < channels; i++) mean[i] = m2[i] = 0;
-        set.merge_sums(sums, channels, static_cast<double>(rows * w),
-                       static_cast<double>(begin * w), mean, m2);
-    }
-};
+    int64_t size() const { return tasks * 3 * width; }
 
-struct SumRows {
-    RowSums rows;
-    float* sums;  // [n, chunks, 3, c]
-
-    void operator()(int64_t begin, int64_t end) const {
-        for (int64_t i = begin; i < end; i++)
-            rows.sum(i / rows.chunks.count, i % rows.chunks.count, 0, rows.c,
-                     sums + i * 3 * rows.c);
+    // sums: [n, chunks, blocks, 3, channels of the block]
+    void sum(int64_t task, float* sums) const {
+        const int64_t rows = task / blocks, n = rows / chunks.count, chunk = rows % chunks.count;
+        const int64_t begin = chunks.begin(chunk), first = task % blocks * width;
+        loops.sum_pixels(at(x, (n * chunks.height + begin) * w * c + first, type),
+                         (chunks.end(chunk) - begin) * w, c, smaller(width, c - first),
+                         sums + task * 3 * width);
     }
 
-    // The mean and m2 [c] of image n.
-    void merge(int64_t n, double* mean, double* m2) const {
-        for (int64_t chunk = 0; chunk < rows.chunks.count; chunk++)
-            rows.merge(chunk, sums + (n * rows.chunks.count + chunk) * 3 * rows.c, rows.c, mean,
-                       m2);
-    }
-};
-
-// Whole cache lines, and as many channels as leave what the inner loops need in registers.
-constexpr int64_t block_channels = 64;
-
-struct SumBlocks {
-    const InstanceNormAct& k;
-    RowSums rows;
-    float* affine;  // [n, 3, c]
-
-    int64_t tasks() const { return k.n * (k.c / block_channels); }
-
-    void operator()(int64_t begin, int64_t end) const {
-        alignas(64) float sums[3 * block_channels];
-        double mean[block_channels], m2[block_channels];
-        for (int64_t i = begin; i < end; i++) {
-            const int64_t n = i / (k.c / block_channels);
-            const int64_t first = i % (k.c / block_channels) * block_channels;
-            for (int64_t chunk = 0; chunk < rows.chunks.count; chunk++) {
-                rows.sum(n, chunk, first, block_channels, sums);
-                rows.merge(chunk, sums, block_channels, mean, m2);
+    // The mean and m2 [c] of image n, in the order of its chunks.
+    void merge(int64_t n, const float* sums, double* mean, double* m2) const {
+        for (int64_t i = 0; i < c; i++) mean[i] = m2[i] = 0;
+        for (int64_t chunk = 0; chunk < chunks.count; chunk++) {
+            const int64_t begin = chunks.begin(chunk), rows = chunks.end(chunk) - begin;
+            for (int64_t block = 0; block < blocks; block++) {
+                const int64_t first = block * width;
+                const int64_t task = (n * chunks.count + chunk) * blocks + block;
+                set.merge_sums(sums + task * 3 * width, smaller(width, c - first),
+                               static_cast<double>(rows * w), static_cast<double>(begin * w),
+                               mean + first, m2 + first);
             }
-            rows.set.finish_channels(k, n, first, block_channels, mean, m2, affine + n * 3 * k.c);
         }
     }
 };
 
-struct WriteRows {
-    const InstanceNormAct& k;
-    InstanceNormLoops loops;
-    Chunks chunks;
-    const float* affine;  // [n, 3, c]
+struct SumImages {
+    const ImageSums& images;
+    float* sums;
 
     void operator()(int64_t begin, int64_t end) const {
+        for (int64_t task = begin; task < end; task++) images.sum(task, sums);
+    }
+};
+
+// Tasks in equal shares, of which a thread takes those of its own share first and then what the
+// other shares have left. Each share has a cache line of its own.
+class Shares {
+  public:
+    Shares(int64_t tasks, int64_t shares) : tasks_(tasks), shares_(shares), taken_(shares) {
+        for (int64_t i = 0; i < shares; i++) new (&taken_[i]) Line{{0}};
+    }
+
+    // Calls work(task) for tasks that nobody else has taken, until there are none; returns how
+    // many. Those of a share are taken from its first one on, or from its last one back.
+    template <class Work>
+    int64_t take(int64_t own, bool backwards, const Work& work) const {
+        int64_t count = 0;
+        for (int64_t i = 0; i < shares_; i++) {
+            const int64_t share = (own + i) % shares_;
+            const int64_t first = share * tasks_ / shares_, last = (share + 1) * tasks_ / shares_;
+            for (;; count++) {
+                const int64_t n = taken_[share].count.fetch_add(1, std::memory_order_relaxed);
+                if (n >= last - first) break;
+                work(backwards ? last - 1 - n : first + n);
+            }
+        }
+        return count;
+    }
+
+  private:
+    struct alignas(64) Line {
+        std::atomic<int64_t> count;
+    };
+    int64_t tasks_, shares_;
+    Scratch<Line> taken_;
+};
+
+// Both passes in one parallel region. A thread writes the rows that it has summed, in reverse: the
+// last ones are in its own cache still. In between it waits for the sums of other threads, which
+// are all being computed by then, as it has taken what nobody had begun: the wait ends however few
+// threads there are.
+struct SumAndWrite {
+    const InstanceNormAct& k;
+    const ImageSums& images;
+    const Chunks& chunks;  // of rows, to write
+    float* sums;
+    const Shares &to_sum, &to_write;
+    std::atomic<int64_t>& summed;
+
+    void operator()(int64_t share, int64_t) const {
+        if (k.given_mean == nullptr) {
+            const int64_t done =
+                to_sum.take(share, false, [&](int64_t task) { images.sum(task, sums); });
+            summed.fetch_add(done, std::memory_order_acq_rel);
+            while (summed.load(std::memory_order_acquire) < images.tasks) pause();
+        }
+        Scratch<float> affine(4 * k.c);
+        Scratch<double> moments(2 * k.c);
+        int64_t ready = -1;  // the image that `affine` belongs to
+        to_write.take(share, true, [&](int64_t task) {
+            const int64_t n = task / chunks.count, chunk = task % chunks.count;
+            if (n != ready) finish(ready = n, moments.get(), affine.get());
+            write(n, chunk, affine.get());
+        });
+    }
+
+    // Every thread does this for itself.
+    void finish(int64_t n, double* mean, float* affine) const {
+        double* m2 = mean + k.c;
+        if (k.given_mean == nullptr)
+            images.merge(n, sums, mean, m2);
+        else
+            for (int64_t c = 0; c < k.c; c++) mean[c] = k.given_mean[n * k.c + c];
+        images.set.finish_channels(k, n, mean, m2, affine);
+    }
+
+    void write(int64_t n, int64_t chunk, const float* affine) const {
+        if (chunk == 0) {
+            std::memcpy(k.mean + n * k.c, affine, k.c * sizeof(float));
+            std::memcpy(k.rstd + n * k.c, affine + 3 * k.c, k.c * sizeof(float));
+        }
         const int64_t image = k.h * k.w * k.c;
         const int64_t out_image = (k.h + 2 * k.pad) * (k.w + 2 * k.pad) * k.c;
-        for (int64_t i = begin; i < end; i++) {
-            const int64_t n = i / chunks.count, chunk = i % chunks.count;
-            loops.normalise_image(
-                k, at(k.x, n * image, k.type),
-                k.residual != nullptr ? at(k.residual, n * image, k.type) : nullptr,
-                at(k.y, n * out_image, k.type), chunks.begin(chunk), chunks.end(chunk),
-                affine + n * 3 * k.c);
-        }
+        images.loops.normalise_image(
+            k, at(k.x, n * image, k.type),
+            k.residual != nullptr ? at(k.residual, n * image, k.type) : nullptr,
+            at(k.y, n * out_image, k.type), chunks.begin(chunk), chunks.end(chunk), affine);
+    }
+
+    static void pause() {
+#if defined(__x86_64__)
+        __builtin_ia32_pause();
+#elif defined(__aarch64__)
+        __asm__ volatile("yield");
+#endif
     }
 };
 
 void normalise_images(const InstanceNormAct& k, const Workers& workers) {
     const Loops& set = best_loops_for_channels(k.c);
-    const InstanceNormLoops loops = set.instance_norm(k.type, k.act, k.residual != nullptr);
-    const RowSums rows(k, set, loops);
-    const Chunks& chunks = rows.chunks;
-    Scratch<float> affine(k.n * 3 * k.c);
-    const SumBlocks blocks = {k, rows, affine.get()};
-    const bool given = k.given_mean != nullptr;
-    // Blocks are taken where they keep the threads as busy as rows do.
-    const int64_t most = ceil_div(blocks.tasks(), workers.count) * workers.count;
-    if (!given && k.c % block_channels == 0 && 4 * most <= 5 * blocks.tasks()) {
-        if (chunks.count == 1)
-            blocks(0, blocks.tasks());
-        else
-            run(workers, blocks.tasks(), blocks);
-    } else {
-        Scratch<float> parts(given ? 0 : k.n * chunks.count * 3 * k.c);
-        Scratch<double> moments(2 * k.c);
-        double *mean = moments.get(), *m2 = mean + k.c;
-        const SumRows sum = {rows, parts.get()};
-        if (!given) run(workers, k.n * chunks.count, sum);
-        for (int64_t n = 0; n < k.n; n++) {
-            if (!given) sum.merge(n, mean, m2);
-            for (int64_t c = 0; given && c < k.c; c++) mean[c] = k.given_mean[n * k.c + c];
-            set.finish_channels(k, n, 0, k.c, mean, m2, affine.get() + n * 3 * k.c);
-        }
-    }
-    run(workers, k.n * chunks.count, WriteRows{k, loops, chunks, affine.get()});
+    const ImageSums images(k, set, set.instance_norm(k.type, k.act, k.residual != nullptr));
+    const Chunks chunks(k.h, k.w * k.c);
+    const int64_t tasks = k.n * chunks.count, shares = smaller(workers.count, tasks);
+    Scratch<float> sums(k.given_mean != nullptr ? 0 : images.size());
+    const Shares to_sum(images.tasks, shares), to_write(tasks, shares);
+    std::atomic<int64_t> summed{0};
+    run(workers, shares, SumAndWrite{k, images, chunks, sums.get(), to_sum, to_write, summed});
 }
 
 struct PlaneMoments {
@@ -280,14 +333,13 @@ void instance_norm_stats(const InstanceNormStats& k, const Workers& workers) {
     const Loops& set = k.channels_last ? best_loops_for_channels(k.c) : best_loops();
     const InstanceNormLoops loops = set.instance_norm(k.type, Act::linear, false);
     if (!k.channels_last) return run(workers, k.n * k.c, PlaneMoments{k, PlaneChunks(k, loops)});
-    const RowSums rows(k, set, loops);
-    Scratch<float> parts(k.n * rows.chunks.count * 3 * k.c);
+    const ImageSums images(k, set, loops);
+    Scratch<float> sums(images.size());
     Scratch<double> moments(2 * k.c);
     double *mean = moments.get(), *m2 = mean + k.c;
-    const SumRows sum = {rows, parts.get()};
-    run(workers, k.n * rows.chunks.count, sum);
+    run(workers, images.tasks, SumImages{images, sums.get()});
     for (int64_t n = 0; n < k.n; n++) {
-        sum.merge(n, mean, m2);
+        images.merge(n, sums.get(), mean, m2);
         for (int64_t c = 0; c < k.c; c++) {
             k.mean[n * k.c + c] = static_cast<float>(mean[c]);
             k.m2[n * k.c + c] = static_cast<float>(m2[c]);

@@ -247,11 +247,13 @@ PIX2GAN_INLINE void shifted_sums(const T* x, int64_t pixels, int64_t stride, int
 
 #if PIX2GAN_LEVEL >= 3
 // The same for bfloat16 without a shift, by an instruction that adds two products to each float:
-// half as much work. Sums of x and x * x keep what counts, as long as they are short:
-// significands of 8 bits have products of 16, of which float adds up flush_every exactly where all
-// |x| lie within a factor of 2 of each other. Where they do not, the deviation is at least about
-// the largest |x| / sqrt(8 flush_every), and rounding costs at most about 2^-12 of the variance.
-// Longer sums are taken in double.
+// half as much work. The sums are short ones, of flush_every squares and four times as many x, and
+// cancel nothing that counts. Significands of 8 bits have squares of 16, of which a float adds up
+// 128 without rounding, and 2^15 x, where all |x| lie within a factor of 2 of each other: then the
+// sums are exact, however small the deviation is. Where they do not, with M the largest |x|, the
+// squares of deviations add up to M^2 / 8 or more, and rounding costs at most flush_every^2 / 2
+// times 2^-24 M^2, 2^-12 of that; of the mean it costs 2^-13 deviations. Longer sums, and what is
+// subtracted, are doubles (docs/ops.md).
 //
 // Vectors 2 j and 2 j + 1 hold channels 0-3, 8-11, 16-19, 24-27 and 4-7, 12-15, ... of 32.
 template <int count>
@@ -263,24 +265,30 @@ struct SquareSums {
         const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
         for (int j = 0; j < 2 * count; j++) sum1[j] = sum2[j] = _mm512_setzero_pd();
         for (int64_t i = 0; i < pixels;) {
-            const int64_t stop = smaller(pixels, i + flush_every);
-            __m512 s1[count], s2[count];
-            for (int j = 0; j < count; j++) s1[j] = s2[j] = _mm512_setzero_ps();
-            for (; i < stop; i += 2) {
-                const bfloat16 *first = x + i * stride,
-                               *second = i + 1 < pixels ? first + stride : zeros;
-                for (int j = 0; j < count; j += 2) {
-                    const __m512i a = _mm512_loadu_si512(first + j * lanes);
-                    const __m512i b = _mm512_loadu_si512(second + j * lanes);
-                    const __m512bh low = (__m512bh)_mm512_unpacklo_epi16(a, b);
-                    const __m512bh high = (__m512bh)_mm512_unpackhi_epi16(a, b);
-                    s1[j] = _mm512_dpbf16_ps(s1[j], low, ones);
-                    s1[j + 1] = _mm512_dpbf16_ps(s1[j + 1], high, ones);
-                    s2[j] = _mm512_dpbf16_ps(s2[j], low, low);
-                    s2[j + 1] = _mm512_dpbf16_ps(s2[j + 1], high, high);
+            const int64_t end = smaller(pixels, i + 4 * flush_every);
+            __m512 s1[count];
+            for (int j = 0; j < count; j++) s1[j] = _mm512_setzero_ps();
+            while (i < end) {
+                const int64_t stop = smaller(end, i + flush_every);
+                __m512 s2[count];
+                for (int j = 0; j < count; j++) s2[j] = _mm512_setzero_ps();
+                for (; i < stop; i += 2) {
+                    const bfloat16 *first = x + i * stride,
+                                   *second = i + 1 < pixels ? first + stride : zeros;
+                    for (int j = 0; j < count; j += 2) {
+                        const __m512i a = _mm512_loadu_si512(first + j * lanes);
+                        const __m512i b = _mm512_loadu_si512(second + j * lanes);
+                        const __m512bh low = (__m512bh)_mm512_unpacklo_epi16(a, b);
+                        const __m512bh high = (__m512bh)_mm512_unpackhi_epi16(a, b);
+                        s1[j] = _mm512_dpbf16_ps(s1[j], low, ones);
+                        s1[j + 1] = _mm512_dpbf16_ps(s1[j + 1], high, ones);
+                        s2[j] = _mm512_dpbf16_ps(s2[j], low, low);
+                        s2[j + 1] = _mm512_dpbf16_ps(s2[j + 1], high, high);
+                    }
                 }
+                for (int j = 0; j < count; j++) add(s2[j], sum2 + 2 * j);
             }
-            for (int j = 0; j < count; j++) add(s1[j], sum1 + 2 * j), add(s2[j], sum2 + 2 * j);
+            for (int j = 0; j < count; j++) add(s1[j], sum1 + 2 * j);
         }
     }
 
@@ -409,26 +417,27 @@ struct NormaliseBlock {
     }
 };
 
-inline void finish_channels(const InstanceNormAct& k, int64_t n, int64_t first, int64_t channels,
-                            const double* mean, const double* m2, float* affine) {
+inline void finish_channels(const InstanceNormAct& k, int64_t n, const double* mean,
+                            const double* m2, float* affine) {
+    const int64_t channels = k.c;
     const double each = 1 / static_cast<double>(k.h * k.w), eps = k.eps;
-    const float* weight = k.weight != nullptr ? k.weight + n * k.weight_image + first : nullptr;
-    const float* bias = k.bias != nullptr ? k.bias + n * k.bias_image + first : nullptr;
-    float *means = k.mean + n * k.c + first, *rstds = k.rstd + n * k.c + first;
-    float *rounded = affine + first, *scales = rounded + k.c, *shifts = scales + k.c;
+    const float* weight = k.weight != nullptr ? k.weight + n * k.weight_image : nullptr;
+    const float* bias = k.bias != nullptr ? k.bias + n * k.bias_image : nullptr;
+    float *means = affine, *scales = means + channels, *shifts = scales + channels;
+    float* rstds = shifts + channels;
     if (k.given_mean == nullptr) {
         for (int64_t c = 0; c < channels; c++)
             rstds[c] = static_cast<float>(1 / __builtin_sqrt(m2[c] * each + eps));
     } else {
-        for (int64_t c = 0; c < channels; c++) rstds[c] = k.given_rstd[n * k.c + first + c];
+        for (int64_t c = 0; c < channels; c++) rstds[c] = k.given_rstd[n * channels + c];
     }
-    for (int64_t c = 0; c < channels; c++) means[c] = rounded[c] = static_cast<float>(mean[c]);
+    for (int64_t c = 0; c < channels; c++) means[c] = static_cast<float>(mean[c]);
     for (int64_t c = 0; c < channels; c++)
         scales[c] = weight != nullptr ? rstds[c] * weight[c] : rstds[c];
     // What rounding the mean to a float leaves out goes into the shift.
     for (int64_t c = 0; c < channels; c++)
         shifts[c] = static_cast<float>((bias != nullptr ? bias[c] : 0.0f) -
-                                       (mean[c] - rounded[c]) * scales[c]);
+                                       (mean[c] - means[c]) * scales[c]);
 }
 
 // Many channels: pixel by pixel, in the order of memory, which counts for more than to have the
@@ -527,13 +536,20 @@ PIX2GAN_OUTLINE void write_products(const InstanceNormAct& k, const Products* pr
         if (in_bits) both = _mm512_max_epi16(both, _mm512_setzero_si512());
         _mm512_storeu_si512(y + at, both);
     };
-    if (blocks == 2) {  // a copy, so that all of it stays in registers
-        const Products p = products[0], q = products[1];
-        for (int64_t i = 0; i < pixels; i++)
-            write(p, i * channels + p.first), write(q, i * channels + q.first);
-    } else {
-        const Products p = products[0];
-        for (int64_t i = 0; i < pixels; i++) write(p, i * channels + p.first);
+    // A few pixels at a time, for which a block's parameters stay in registers: close to the order
+    // of memory, in which a copy is fastest.
+    constexpr int64_t together = 4;
+    int64_t i = 0;
+    for (; i + together <= pixels; i += together) {
+        for (int64_t block = 0; block < blocks; block++) {
+            const Products p = products[block];
+#pragma GCC unroll 4
+            for (int64_t j = 0; j < together; j++) write(p, (i + j) * channels + p.first);
+        }
+    }
+    for (; i < pixels; i++) {
+        for (int64_t block = 0; block < blocks; block++)
+            write(products[block], i * channels + products[block].first);
     }
 }
 
@@ -553,13 +569,10 @@ PIX2GAN_INLINE bool normalised_by_products(const InstanceNormAct& k, const bfloa
     const auto write = in_bits ? write_products < kind, with_residual,
                kind == activation::relu && !with_residual >
         : write_products<kind, with_residual, false>;
-    for (int64_t block = 0; block < blocks; block += 2) {
-        for (int64_t h = first; h < last; h++) {
-            const int64_t at = h * k.w * k.c;
-            write(k, products.get() + block, smaller(2, blocks - block), x + at,
-                  with_residual ? residual + at : nullptr,
-                  y + ((h + k.pad) * (k.w + 2 * k.pad) + k.pad) * k.c);
-        }
+    for (int64_t h = first; h < last; h++) {
+        const int64_t at = h * k.w * k.c;
+        write(k, products.get(), blocks, x + at, with_residual ? residual + at : nullptr,
+              y + ((h + k.pad) * (k.w + 2 * k.pad) + k.pad) * k.c);
     }
     return true;
 }

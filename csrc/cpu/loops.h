@@ -33,7 +33,7 @@ struct InstanceNormLoops {
     // [3, channels], a shift and the sums of x - shift and its square.
     void (*sum_pixels)(const void* x, int64_t pixels, int64_t stride, int64_t channels,
                        float* sums);
-    // affine is [3, channels]: mean, scale, shift.
+    // affine is [3, channels] or longer: mean, scale, shift.
     void (*normalise_image)(const InstanceNormAct&, const void* x, const void* residual, void* y,
                             int64_t first, int64_t last, const float* affine);
 };
@@ -142,10 +142,9 @@ struct Loops {
     // One more chunk of `pixels` sums as above into the mean and m2 [channels] of `count` pixels.
     void (*merge_sums)(const float* sums, int64_t channels, double pixels, double count,
                        double* mean, double* m2);
-    // The statistics and the affine map of channels [first, first + channels) of image n from
-    // their mean and m2; affine is that of the image.
-    void (*finish_channels)(const InstanceNormAct&, int64_t n, int64_t first, int64_t channels,
-                            const double* mean, const double* m2, float* affine);
+    // The affine map of image n, and its rstd, from mean and m2 [c]: affine is [4, c].
+    void (*finish_channels)(const InstanceNormAct&, int64_t n, const double* mean, const double* m2,
+                            float* affine);
 };
 
 namespace baseline {
@@ -171,9 +170,9 @@ const Loops& best_loops_for_channels(int64_t channels);
 struct Chunks {
     int64_t height, rows, count;
 
-    Chunks(int64_t height, int64_t row_elements)
+    Chunks(int64_t height, int64_t row_elements, int64_t least_rows = 1)
         : height(height),
-          rows(larger(1, smaller(height, task_elements / larger(row_elements, 1)))),
+          rows(smaller(height, larger(least_rows, task_elements / larger(row_elements, 1)))),
           count(ceil_div(height, rows)) {}
 
     int64_t begin(int64_t chunk) const { return chunk * rows; }

@@ -20,6 +20,13 @@ from types import TracebackType
 from typing import Any
 
 import torch
+from torch._C import (
+    _get_tracing_state,
+    _len_torch_dispatch_stack,
+    _len_torch_function_stack,
+)
+from torch._C._autograd import _profiler_enabled
+from torch._C._functorch import peek_interpreter_stack as _peek_interpreter_stack
 
 from pix2gan.errors import BackendError
 
@@ -117,28 +124,49 @@ def define(
     return call
 
 
+def compute(primitive: str, args: Sequence[Any]) -> torch.Tensor | None:
+    """The first output of a primitive on the CPU, straight from the backend, where nobody but it
+    has anything to do; None where that is not so or where it refuses the arguments, which need not
+    have been checked: whoever then goes on step by step finds what is wrong with them.
+
+    The backend has a function ``new_<primitive>`` for it, which takes what the primitive takes,
+    raises where it cannot compute that, allocates its output and returns it.
+    """
+    try:
+        if torch.is_grad_enabled() or not _is_plain(args) or torch.is_autocast_enabled("cpu"):
+            return None
+        forced = _forced or os.environ.get(ENVIRONMENT_VARIABLE) or None
+        best = _candidates_for(primitive, "cpu", forced)[0]
+        return None if best.shortcut is None else best.shortcut(*args)
+    except Exception:
+        return None
+
+
 def _is_plain(args: Sequence[Any]) -> bool:
     """Whether a call of an op does nothing but compute and record a gradient: nothing traces,
     transforms, profiles or intercepts it, and every tensor is a plain one."""
     if (
         torch.compiler.is_compiling()  # first: a compiler sees this function as well
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._len_torch_function_stack()
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or torch._C._get_tracing_state() is not None
-        or torch._C._autograd._profiler_enabled()
+        or _len_torch_dispatch_stack()
+        or _len_torch_function_stack()
+        or _peek_interpreter_stack() is not None
+        or _get_tracing_state() is not None
+        or _profiler_enabled()
     ):
         return False
     for arg in args:
-        kind = type(arg)
-        if kind in _NO_TENSORS:
+        if arg is None:
             continue
-        if kind not in _PLAIN_TENSORS or arg.is_meta or arg.is_neg():
+        kind = type(arg)
+        if kind in _PLAIN_TENSORS:
+            if arg.is_meta or arg.is_neg():
+                return False
+        elif kind not in _NO_TENSORS:
             return False
     return True
 
 
-_NO_TENSORS = frozenset({type(None), bool, int, float, str})
+_NO_TENSORS = frozenset({bool, int, float, str})
 _PLAIN_TENSORS = frozenset({torch.Tensor, torch.nn.Parameter})
 
 
@@ -201,6 +229,7 @@ class _Backend:
 class _Candidate:
     backend: _Backend
     function: Callable[..., None]
+    shortcut: Callable[..., torch.Tensor] | None
     supports: Callable[..., bool] | None
 
 
@@ -336,12 +365,9 @@ def select(primitive: str, args: Sequence[Any], device: str | None = None) -> Ca
 
     Raises ``BackendError`` where a forced backend cannot do it, with the reason.
     """
-    forced = _forced or os.environ.get(ENVIRONMENT_VARIABLE) or None
     device = device or args[0].device.type
-    key = (primitive, device, forced)
-    candidates = _candidates.get(key)
-    if candidates is None:
-        candidates = _candidates[key] = _resolve(primitive, device, forced)
+    forced = forced_backend()
+    candidates = _candidates_for(primitive, device, forced)
     for candidate in candidates:
         if candidate.supports is None or candidate.supports(primitive, *args):
             return candidate.function
@@ -365,6 +391,15 @@ def select(primitive: str, args: Sequence[Any], device: str | None = None) -> Ca
     )
 
 
+def _candidates_for(primitive: str, device: str, forced: str | None) -> tuple[_Candidate, ...]:
+    """What ``_resolve`` has found, the first time that it was asked for."""
+    key = (primitive, device, forced)
+    candidates = _candidates.get(key)
+    if candidates is None:
+        candidates = _candidates[key] = _resolve(primitive, device, forced)
+    return candidates
+
+
 def _resolve(primitive: str, device: str, forced: str | None) -> tuple[_Candidate, ...]:
     """The backends that may compute a primitive on a device type, best first."""
     found = []
@@ -378,9 +413,9 @@ def _resolve(primitive: str, device: str, forced: str | None) -> tuple[_Candidat
         if problem is None:
             function = getattr(backend.module, primitive, None)
             if function is not None:
-                found.append(
-                    _Candidate(backend, function, getattr(backend.module, "supports", None))
-                )
+                shortcut = getattr(backend.module, f"new_{primitive}", None)
+                supports = getattr(backend.module, "supports", None)
+                found.append(_Candidate(backend, function, shortcut, supports))
                 continue
             problem = f"it does not implement {primitive}"
             level = logging.INFO

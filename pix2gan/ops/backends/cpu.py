@@ -76,6 +76,12 @@ def instance_norm_act(*args: Any) -> None:
     torch.ops.pix2gan_native.instance_norm_act.default(*args)
 
 
+def new_instance_norm_act(*args: Any) -> Tensor:
+    """What ``pix2gan.ops.dispatch.compute`` asks for."""
+    y: Tensor = torch.ops.pix2gan_native.new_instance_norm_act.default(*args)
+    return y
+
+
 def instance_norm_act_grad(*args: Any) -> None:
     torch.ops.pix2gan_native.instance_norm_act_grad.default(*args)
 
