@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -158,6 +159,84 @@ def test_norms_of_bfloat16_far_from_zero_and_not_finite(instruction_set, act):
     error = ((y - exact).abs() - exact.abs() / 256).nan_to_num(0)
     assert float(error.max()) < 2e-4
     assert not y[:, [2, 3, 101]].any()
+
+
+@pytest.mark.parametrize("pixels", [(1, 33), (40, 50), (64, 64)])
+def test_statistics_of_bfloat16_with_next_to_no_deviation(instruction_set, pixels):
+    # Means of 256 to 16,000 deviations: x has 8 bits, so that a channel has no smaller deviation
+    # than one pixel that differs by a unit in the last place.
+    x = torch.full((1, 96, *pixels), 1.0)
+    x[0, :32] += (
+        torch.randint(0, 2, (32, *pixels), generator=torch.Generator().manual_seed(5)) / 128
+    )
+    x[0, 32:64, 0, 0] += 1 / 128
+    x[0, 64:, -1, -1] = 0.99609375
+    x *= (2.0 ** torch.arange(-48, 48))[:, None, None]
+    x[:, ::2] *= -1
+    x = x.bfloat16().contiguous(memory_format=torch.channels_last)
+    stats = ops.instance_norm_stats(x)
+    variance, mean = torch.var_mean(x.double(), (2, 3), correction=0)
+    torch.testing.assert_close(stats.mean.double(), mean, rtol=1e-7, atol=0)
+    torch.testing.assert_close(
+        stats.m2.double(), variance * pixels[0] * pixels[1], rtol=1e-6, atol=0
+    )
+
+
+def test_statistics_of_bfloat16_of_any_sign_and_size(instruction_set):
+    generator = torch.Generator().manual_seed(6)
+    x = torch.randn(1, 64, 40, 50, generator=generator)
+    x *= torch.exp(4 * torch.randn(x.shape, generator=generator))
+    x = x.bfloat16().contiguous(memory_format=torch.channels_last)
+    stats = ops.instance_norm_stats(x)
+    variance, mean = torch.var_mean(x.double(), (2, 3), correction=0)
+    # What docs/ops.md derives; far less is found.
+    assert float(((stats.mean - mean).abs() / variance.sqrt()).max()) < 2**-13
+    torch.testing.assert_close(stats.m2.double(), variance * 2000, rtol=2**-12, atol=0)
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("shape", [(1, 256, 64, 64), (1, 80, 32, 48), (3, 128, 33, 40)])
+def test_norms_without_a_gradient_are_those_with_one(native, memory_format, shape):
+    generator = torch.Generator().manual_seed(7)
+    x = torch.randn(shape, generator=generator).bfloat16().contiguous(memory_format=memory_format)
+    arguments = {
+        "weight": torch.rand(shape[1], generator=generator),
+        "residual": x.flip(1),
+        "act": "lrelu",
+        "pad": 2,
+        "pad_mode": "replicate",
+    }
+    expected = ops.instance_norm_act(x.requires_grad_(), **arguments).detach()
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            y = ops.instance_norm_act(x, **arguments)
+            assert torch.equal(y, expected)
+            assert y.stride() == expected.stride()
+            with pytest.raises(ValueError, match="bias must be"):
+                ops.instance_norm_act(x, bias=torch.ones(3))
+            converted = ops.instance_norm_act(x, residual=x.float(), eps=1)
+            assert torch.equal(converted, ops.instance_norm_act(x, residual=x, eps=1))
+
+
+def test_norms_without_a_gradient_obey_a_forced_backend(native):
+    x = torch.randn(1, 16, 8, 8, dtype=torch.float64)
+    with torch.no_grad():
+        assert ops.instance_norm_act(x).dtype == torch.float64  # the reference's
+        with ops.use_backend("cpu"), pytest.raises(BackendError):
+            ops.instance_norm_act(x)
+
+
+def test_norms_in_many_threads_at_once(native):
+    # Within the kernel threads wait for each other.
+    x = torch.randn(2, 64, 64, 64).bfloat16().contiguous(memory_format=torch.channels_last)
+    expected = ops.instance_norm_act(x)
+
+    @torch.inference_mode()
+    def is_right(_: int) -> bool:
+        return torch.equal(ops.instance_norm_act(x), expected)
+
+    with ThreadPoolExecutor(6) as pool:
+        assert all(pool.map(is_right, range(60)))
 
 
 FILTERS = {
