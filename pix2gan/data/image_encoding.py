@@ -42,6 +42,9 @@ def encode_image(
             f"{format} cannot hold {channels} channels of {image.dtype}; "
             "choose PNG (up to 16 bits, alpha) or TIFF (anything), or convert the image first."
         )
+    if format == "JPEG" and channels == 3 and not icc_profile:
+        data = _encode_jpeg(image, quality, dpi)
+        return _with_jpeg_xmp(data, xmp) if xmp else data
     from PIL import Image
 
     if channels == 2 and format == "BMP":
@@ -67,6 +70,20 @@ def encode_image(
     if xmp and format == "JPEG":
         return _with_jpeg_xmp(data, xmp)
     return data
+
+
+def _encode_jpeg(image: Array, quality: int, dpi: tuple[float, float] | None) -> bytes:
+    """What Pillow would write, without its copies."""
+    import imagecodecs
+
+    sampling = "444" if quality >= 90 else "420"
+    pixels = np.ascontiguousarray(image)
+    data = imagecodecs.jpeg8_encode(pixels, quality, subsampling=sampling, optimize=False)
+    if dpi is None or max(dpi) >= 2**16 - 0.5:
+        return bytes(data)
+    # The JFIF header: its unit, here inches, and how many pixels there are in one.
+    density = struct.pack(">BHH", 1, *(round(value) for value in dpi))
+    return data[:13] + density + data[18:]
 
 
 # Bytes before the first chunk that may be ours: the signature and IHDR.

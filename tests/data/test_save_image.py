@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,19 @@ def test_other_formats_keep_the_picture(tmp_path: Path, suffix: str) -> None:
     result = open_image(tmp_path / f"a{suffix}").astype(int)
     assert np.abs(result - pixels).max() <= 4
     assert names_in(tmp_path) == [f"a{suffix}"]
+
+
+@pytest.mark.parametrize("quality", [1, 60, 89, 90, 100])
+@pytest.mark.parametrize("dpi", [None, (72.0, 300.4)])
+def test_jpegs_are_what_pillow_writes(quality: int, dpi: tuple[float, float] | None) -> None:
+    pixels = noise(33, 50, 3)[:, ::-1]
+    buffer = io.BytesIO()
+    options = {"dpi": dpi} if dpi else {}
+    Image.fromarray(np.ascontiguousarray(pixels)).save(
+        buffer, "JPEG", quality=quality, subsampling=0 if quality >= 90 else 2, **options
+    )
+    assert encode_image(pixels, "JPEG", quality=quality, dpi=dpi) == buffer.getvalue()
+    assert encode_image(pixels, "JPEG", dpi=(1e5, 1e5)) == encode_image(pixels, "JPEG")
 
 
 def test_height_and_width_alone_are_grey(tmp_path: Path) -> None:
