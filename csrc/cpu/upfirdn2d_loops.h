@@ -268,12 +268,80 @@ PIX2GAN_INLINE void combine_rows(const Upfirdn2dPlan& p, const Sum<T>& sum, floa
         combine<false>(sum, row + p.margin, p.k.w, rows);
 }
 
+// Halving with the padding that centres three or four taps: out[o] is made of the pixels 2 o - 1 to
+// 2 o + 2 of combined rows, which never leave registers. A vector of results takes the even and odd
+// pixels of two vectors, of the vector before the last odd one, of the one behind the first even
+// one. `count`: rows, 0 where it is not known to the compiler.
+template <int count, class T>
+struct HalvedRows {
+    const Sum<T>& rows;
+    const Weights<count> weights;
+    const int64_t width;
+
+    // The even and odd ones of pixels [at, at + 2 lanes); zeros beyond the image.
+    PIX2GAN_INLINE Pair operator()(int64_t at) const {
+        Pair total = {};
+        if (at + 2 * lanes <= width) {
+            for (int64_t j = 0; j < (count > 0 ? count : rows.count); j++) {
+                const Pair v = load_pair(rows.place[j] + at);
+                const F weight = count > 0 ? weights.v[j] : splat(rows.weight[j]);
+                total.a += weight * v.a, total.b += weight * v.b;
+            }
+            return even_and_odd(T{}, total);
+        }
+        const int64_t left = width - at;
+        if (left > 0) total.a = add_up<count>(rows, weights, LoadFirst{at, smaller(lanes, left)});
+        if (left > lanes)
+            total.b = add_up<count>(rows, weights, LoadFirst{at + lanes, left - lanes});
+        return deinterleaved(total);
+    }
+};
+
+template <int count, int taps, class T>
+PIX2GAN_OUTLINE void halve_counted(const Sum<T>& sum, const float* fx, int64_t width, T* out,
+                                   int64_t n) {
+    const HalvedRows<count, T> rows = {sum, Weights<count>(sum), width};
+    const F f0 = splat(fx[0]), f1 = splat(fx[1]), f2 = splat(fx[2]), f3 = splat(fx[taps - 1]);
+    F before = {};
+    Pair now = rows(0);
+    for (int64_t o = 0; o < n; o += lanes) {
+        const Pair next = rows(2 * (o + lanes));
+        F total = f0 * moved_up(before, now.b) + f1 * now.a + f2 * now.b;
+        if (taps == 4) total += f3 * moved_down(now.a, next.a);
+        if (o + lanes <= n)
+            store(out + o, total);
+        else
+            store_first(out + o, total, n - o);
+        before = now.b, now = next;
+    }
+}
+
+template <int taps, class T>
+void halve_rows(const Upfirdn2dPlan& p, const T* x, T* out, int64_t first, int64_t last) {
+    const Upfirdn2d& k = p.k;
+    Sum<T> rows(k.filter_h);
+    for (int64_t y = first; y < last; y++) {
+        rows_of(p, 0, y, x, k.w, rows);
+        T* to = out + y * k.out_w;
+        if (rows.count == 4)
+            halve_counted<4, taps>(rows, p.fx, k.w, to, k.out_w);
+        else if (rows.count == 3)
+            halve_counted<3, taps>(rows, p.fx, k.w, to, k.out_w);
+        else if (rows.count > 0)
+            halve_counted<0, taps>(rows, p.fx, k.w, to, k.out_w);
+        else
+            __builtin_memset(to, 0, k.out_w * sizeof(T));
+    }
+}
+
 // One term, many rows: first all rows are combined, then all columns. Those of a row that was
 // stored a moment ago would wait for the stores, as they load across them.
 template <class T>
 void filter_plane_in_groups(const Upfirdn2dPlan& p, const T* x, T* out, int64_t first, int64_t last,
                             float* buffer) {
     const Upfirdn2d& k = p.k;
+    if (p.halves() && k.pad_x == 1 && k.filter_w == 4) return halve_rows<4>(p, x, out, first, last);
+    if (p.halves() && k.pad_x == 1 && k.filter_w == 3) return halve_rows<3>(p, x, out, first, last);
     Sum<T> rows(k.filter_h);
     Sum<float> even(k.filter_w + 1), odd(k.filter_w + 1);
     columns_of(p, 0, buffer, 0, even);

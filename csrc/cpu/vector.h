@@ -302,6 +302,34 @@ PIX2GAN_INLINE void store_pair_as<bfloat16>(float* to, Pair v) {
     store_interleaved(to, v.a, v.b);
 }
 
+// a1 a2 ... b0
+PIX2GAN_INLINE F moved_down(F a, F b) {
+#if PIX2GAN_LEVEL >= 2
+    return (F)_mm512_alignr_epi32((__m512i)b, (__m512i)a, 1);
+#elif PIX2GAN_LEVEL == 1
+    const __m256i middle = (__m256i)_mm256_permute2f128_ps((__m256)a, (__m256)b, 0x21);
+    return (F)_mm256_alignr_epi8(middle, (__m256i)a, 4);
+#else
+    for (int64_t i = 0; i + 1 < lanes; i++) a[i] = a[i + 1];
+    a[lanes - 1] = b[0];
+    return a;
+#endif
+}
+
+// a's last, b0 b1 ...
+PIX2GAN_INLINE F moved_up(F a, F b) {
+#if PIX2GAN_LEVEL >= 2
+    return (F)_mm512_alignr_epi32((__m512i)b, (__m512i)a, 15);
+#elif PIX2GAN_LEVEL == 1
+    const __m256i middle = (__m256i)_mm256_permute2f128_ps((__m256)a, (__m256)b, 0x21);
+    return (F)_mm256_alignr_epi8((__m256i)b, middle, 12);
+#else
+    for (int64_t i = lanes - 1; i > 0; i--) b[i] = b[i - 1];
+    b[0] = a[lanes - 1];
+    return b;
+#endif
+}
+
 // ------------------------------------------------------------------------------------- reductions
 
 PIX2GAN_INLINE double sum_lanes(F v) {

@@ -269,6 +269,24 @@ def test_upfirdn2d_on_many_channels(instruction_set, memory_format, channels, ta
         torch.testing.assert_close(got.double(), exact, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
+@pytest.mark.parametrize("width", [1, 2, 15, 31, 32, 33, 64, 70, 130])
+@pytest.mark.parametrize("taps", [(1.0, 2.0, 1.0), (1.0, 3.0, 2.0, 0.5)])
+def test_halving_planes_of_any_width(instruction_set, dtype, width, taps):
+    x = torch.randn(2, 2, 9, width).to(dtype)
+    f = ops.setup_filter(taps)
+    for padding in ((1, 2, 1, 1), (1, 3, 3, 0), (1, 7, 1, 2)):
+        y = ops.upfirdn2d(x, f, down=2, padding=padding)
+        with ops.use_backend("reference"):
+            exact = ops.upfirdn2d(x.double(), f, down=2, padding=padding)
+        tolerance = 1e-6 if dtype == torch.float32 else torch.finfo(dtype).eps / 2
+        torch.testing.assert_close(y.double(), exact, rtol=tolerance, atol=1e-6)
+    x[0, 0, 4, width // 2] = float("inf")
+    y, others = ops.upfirdn2d(x, f, down=2, padding=(1, 2, 1, 1)), [(0, 1), (1, 0), (1, 1)]
+    assert not y.isnan().any()
+    assert all(y[at].isfinite().all() for at in others)
+
+
 def test_a_pixel_that_is_not_a_number_reaches_its_neighbours_only(instruction_set):
     x = torch.zeros(1, 32, 9, 9).contiguous(memory_format=torch.channels_last)
     x[0, 3, 4, 4] = float("nan")
