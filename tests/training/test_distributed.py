@@ -177,7 +177,7 @@ def unvarying(method: str) -> dict[str, Any]:
     return SAME | ({"pool_size": 0} if method == "cyclegan" else {})
 
 
-@pytest.mark.stress  # once, torch ended a process with SIGABRT when all was done
+@pytest.mark.stress
 def test_torchrun_gives_the_curve_of_one_with_the_doubled_batch(tiny, tmp_path: Path) -> None:
     process = torchrun(tiny("two", batch=1, **SAME), tmp_path)
     train(tiny("one", batch=2, **SAME))
@@ -256,7 +256,7 @@ def run_two(config: TrainConfig, tmp_path: Path, what: str) -> tuple[list[int], 
         return [process.returncode for process in processes], said
 
 
-@pytest.mark.stress  # once, torch ended a process with SIGABRT when all was done
+@pytest.mark.stress
 def test_a_signal_to_one_stops_all_and_resuming_is_exact(tiny, tmp_path: Path) -> None:
     config = tiny("stopped", batch=1, steps=9)  # dropout differs from process to process
     codes, said = run_two(config, tmp_path, "signal")
