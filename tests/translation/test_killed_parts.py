@@ -35,13 +35,12 @@ translator = Translator.from_pretrained(model, device="cpu")
 
 def translate(out, moment):
     # Parts are made; then the output reaches the disk, gets its name, and its name reaches it.
-    steps = 0
+    steps = []
 
     def deadly(step):
         def counted(*arguments):
-            nonlocal steps
-            steps += 1
-            if steps > moment:
+            steps.append(step.__name__)
+            if len(steps) > moment:
                 os.kill(os.getpid(), signal.SIGKILL)
             return step(*arguments)
         return counted
@@ -70,8 +69,9 @@ def in_child(out, moment=10**6):
     return json.loads(said) if said else None
 
 steps, _ = undisturbed = in_child(Path(root, "undisturbed", name))
+named = steps.index("replace")
 found = []
-for moment in (0, (steps - 3) // 2, steps - 3, steps - 2, steps - 1):
+for moment in (0, named // 2, named - 1, named, named + 1):
     out = Path(root, f"killed {moment}", name)
     killed = in_child(out, moment)
     found.append([out.parent.name, killed, out.exists(), in_child(out)])
@@ -80,13 +80,15 @@ print(json.dumps([undisturbed, found]))
 
 
 def check(kind: str, unet: Translator, source: Path, folder: Path, name: str) -> None:
-    """Kill it before the first part, between parts, and at each of the three steps at the end."""
+    """Kill it before the first part, between parts, and before and behind its getting its name."""
     model = save_model(folder / "model", unet.generator, unet.config)
     command = [sys.executable, "-c", KILLED_RUNS, kind, model, source, folder, name]
     said = subprocess.run(map(str, command), stdout=subprocess.PIPE, text=True, check=True).stdout
     (steps, done), found = json.loads(said)
     assert done == 1
-    assert steps > 5
+    assert steps.count("write") > 2
+    assert steps.count("replace") == 1
+    assert steps.index("replace") < len(steps) - 1
     expected = tree(folder / "undisturbed")
     assert list(expected) == [name]
     for number, (place, killed, named, again) in enumerate(found):
@@ -96,7 +98,7 @@ def check(kind: str, unet: Translator, source: Path, folder: Path, name: str) ->
             assert again == [steps, 1]
         else:
             assert named, "all but its way to the disk"
-            assert again == [0, 0], "nothing is left to do"
+            assert again == [[], 0], "nothing is left to do"
         assert tree(folder / place) == expected, "whole, and nothing beside it"
 
 
