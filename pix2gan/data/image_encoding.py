@@ -83,7 +83,7 @@ def _encode_jpeg(image: Array, quality: int, dpi: tuple[float, float] | None) ->
         return bytes(data)
     # The JFIF header: its unit, here inches, and how many pixels there are in one.
     density = struct.pack(">BHH", 1, *(round(value) for value in dpi))
-    return data[:13] + density + data[18:]
+    return bytes(data[:13] + density + data[18:])
 
 
 # Bytes before the first chunk that may be ours: the signature and IHDR.
