@@ -241,11 +241,15 @@ def test_split_of_unpaired_and_side_by_side(tmp_path: Path) -> None:
 
 
 class Server(http.server.BaseHTTPRequestHandler):
-    """Serves ``files``; ``cut`` ends the next answers early, ``ranges`` may be switched off."""
+    """Serves ``files``; ``cut`` ends the next answers early, ``ranges`` may be switched off.
+
+    A range that begins at the end is refused, with the size if ``says_size``.
+    """
 
     files: dict[str, bytes]
     cut: list[int]
     ranges: bool
+    says_size: bool
     asked: list[tuple[str, str | None]]
 
     def do_GET(self) -> None:
@@ -259,6 +263,13 @@ class Server(http.server.BaseHTTPRequestHandler):
         start = 0
         if wanted and self.ranges and self.headers.get("If-Range") == tag:
             start = int(wanted.removeprefix("bytes=").rstrip("-"))
+            if start >= len(data):
+                self.send_response(416)
+                if self.says_size:
+                    self.send_header("Content-Range", f"bytes */{len(data)}")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
             self.send_response(206)
             self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
         else:
@@ -274,7 +285,8 @@ class Server(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[Any]:
-    state = type("State", (Server,), {"files": {}, "cut": [], "ranges": True, "asked": []})
+    fresh: dict[str, Any] = {"files": {}, "cut": [], "ranges": True, "says_size": True, "asked": []}
+    state = type("State", (Server,), fresh)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), state) as running:
         thread = threading.Thread(target=running.serve_forever, daemon=True)
         thread.start()
@@ -296,9 +308,9 @@ def tar_gz(files: dict[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def zipped(files: dict[str, bytes]) -> bytes:
+def zipped(files: dict[str, bytes], how: int = zipfile.ZIP_STORED) -> bytes:
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as file:
+    with zipfile.ZipFile(buffer, "w", how) as file:
         for name, data in files.items():
             file.writestr(name, data)
     return buffer.getvalue()
@@ -408,6 +420,26 @@ def test_it_begins_again_where_going_on_is_not_possible(
     assert digest == hashlib.sha256(server.files["facades.tar.gz"]).hexdigest()
 
 
+@pytest.mark.parametrize(("surplus", "says_size"), [(0, True), (0, False), (5, True)])
+def test_a_whole_part_is_taken_and_one_that_may_not_be_is_fetched_again(
+    server: Any, tmp_path: Path, surplus: int, says_size: bool
+) -> None:
+    server.files["facades.tar.gz"] = data = tar_gz({"facades/1.jpg": PAYLOAD})
+    server.says_size = says_size
+    part = tmp_path / "facades.tar.gz.part"  # as of a process that ended before it renamed it
+    part.write_bytes(data + bytes(surplus))
+    part.with_name(part.name + ".etag").write_text(f'"{hashlib.md5(data).hexdigest()}"')
+    folder, digest = download.download("facades", tmp_path, mirror=server.url)
+    taken = says_size and not surplus
+    assert [wanted for _, wanted in server.asked] == [
+        f"bytes={len(data) + surplus}-",
+        *([] if taken else [None]),
+    ]
+    assert digest == hashlib.sha256(data).hexdigest()
+    assert (folder / "1.jpg").read_bytes() == PAYLOAD
+    assert {path.name for path in tmp_path.iterdir()} == {"facades", "facades.download.json"}
+
+
 def test_another_checksum_is_refused(server: Any, tmp_path: Path) -> None:
     server.files["facades.tar.gz"] = tar_gz({"facades/1.jpg": PAYLOAD})
     with pytest.raises(DataError, match="not what it should be"):
@@ -427,6 +459,51 @@ def test_archives_cannot_write_elsewhere(server: Any, tmp_path: Path, name: str,
         download.download(kind, inner, mirror=server.url)
     assert not [p for p in tmp_path.rglob("*") if "escape" in p.name or p.name == "x.jpg"]
     assert not (inner / kind).exists()
+
+
+def flipped(data: bytes, place: int) -> bytes:
+    damaged = bytearray(data)
+    damaged[place] ^= 0xFF
+    return bytes(damaged)
+
+
+def damaged_archives() -> dict[str, tuple[str, bytes]]:
+    """Data set and archive: damage that only a checksum shows, and damage that stops a decoder."""
+    tar = tar_gz({"facades/1.jpg": PAYLOAD})  # noise, which gzip stores as it is
+    text = {"horse2zebra/1.txt": json.dumps(list(range(20_000))).encode()}
+    deflated = zipped(text, zipfile.ZIP_DEFLATED)
+    with_lzma, with_bzip2 = (zipped(text, how) for how in (zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2))
+    return {
+        "tar: content": ("facades", flipped(tar, len(tar) // 2)),
+        "tar: checksum": ("facades", flipped(tar, -8)),
+        "zip: deflate": ("horse2zebra", deflated[:100] + b"\xff" * 900 + deflated[1000:]),
+        "zip: content": ("horse2zebra", flipped(zipped(text), 5000)),
+        "zip: lzma": ("horse2zebra", with_lzma[:100] + b"\xff" * 900 + with_lzma[1000:]),
+        "zip: bzip2": ("horse2zebra", with_bzip2[:100] + b"\xff" * 900 + with_bzip2[1000:]),
+    }
+
+
+@pytest.mark.parametrize("case", damaged_archives())
+def test_no_damaged_archive_is_unpacked(
+    server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str
+) -> None:
+    name, data = damaged_archives()[case]
+    server.files[download.PUBLIC_DATA[name].archive] = data
+    code, text = run(capsys, "download", name, "-o", tmp_path / "out", "--mirror", server.url)
+    assert code == 2
+    assert "is damaged" in text
+    assert "Traceback" not in text
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "mirror",
+    ["http://[bad", "http://", "http://host:port", "http://h\u00f6st/\u00e4", "file:///etc"],
+)
+def test_a_mirror_is_a_url(tmp_path: Path, capsys: pytest.CaptureFixture[str], mirror: str) -> None:
+    code, text = run(capsys, "download", "maps", "-o", tmp_path, "--mirror", mirror)
+    assert code == 2
+    assert "A mirror is a URL" in text
 
 
 def test_damage_and_errors_of_the_server(

@@ -16,8 +16,10 @@ import re
 import shutil
 import tarfile
 import urllib.error
+import urllib.parse
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -25,6 +27,11 @@ from typing import IO, Any
 
 from pix2gan.errors import ConfigError, DataError
 from pix2gan.file_io import atomic_write
+
+try:
+    from lzma import LZMAError
+except ImportError:  # this Python was built without lzma, and opens no such archives
+    LZMAError = RuntimeError  # type: ignore[misc, assignment]
 
 _PIX2PIX = "http://efrosgans.eecs.berkeley.edu/pix2pix/datasets/"
 _CYCLEGAN = "http://efrosgans.eecs.berkeley.edu/cyclegan/datasets/"
@@ -119,7 +126,7 @@ def download(
         return folder, known["sha256"]
     out.mkdir(parents=True, exist_ok=True)
     url = data.url if mirror is None else f"{mirror.rstrip('/')}/{data.archive}"
-    if not url.startswith(("http://", "https://")):
+    if not _is_url(url):
         raise ConfigError(f"A mirror is a URL http://... or https://..., not {mirror!r}.")
     archive = out / data.archive
     fetch(url, archive, progress)
@@ -143,6 +150,16 @@ def download(
         file.write(json.dumps(record, indent=1).encode())
     archive.unlink()
     return folder, digest
+
+
+def _is_url(text: str) -> bool:
+    """Whether it can be asked for by HTTP: a host, a port that is a number, and ASCII alone."""
+    try:
+        parts = urllib.parse.urlsplit(text)
+        _ = parts.port  # raises as well
+    except ValueError:
+        return False
+    return parts.scheme in {"http", "https"} and bool(parts.hostname) and text.isascii()
 
 
 def _files(folder: Path) -> dict[str, list[Any]]:
@@ -217,6 +234,14 @@ def fetch(url: str, path: Path, progress: Progress | None = None) -> None:
                     if progress is not None:
                         progress(have, total)
     except urllib.error.HTTPError as error:
+        if error.code == 416 and "Range" in headers:  # nothing follows what is here
+            if _is_whole(error.headers, have, tag):
+                part.replace(path)
+                note.unlink()
+            else:
+                part.unlink()
+                fetch(url, path, progress)
+            return
         raise DataError(
             f"{url} cannot be downloaded: the server says {error.code} ({error.reason})."
         ) from None
@@ -233,6 +258,12 @@ def fetch(url: str, path: Path, progress: Progress | None = None) -> None:
 
 def _starts_at(headers: http.client.HTTPMessage, first: int) -> bool:
     return str(headers.get("Content-Range", "")).startswith(f"bytes {first}-")
+
+
+def _is_whole(headers: http.client.HTTPMessage, have: int, tag: str) -> bool:
+    """Whether the refusal of a range says that the first ``have`` bytes are all of the file."""
+    size = str(headers.get("Content-Range", "")).replace(" ", "")
+    return size == f"bytes*/{have}" and _tag(headers) in {"", tag}
 
 
 def _tag(headers: http.client.HTTPMessage) -> str:
@@ -259,7 +290,7 @@ def unpack(archive: Path, folder: Path) -> None:
     files are written, all of them inside of the folder.
 
     Raises:
-        DataError: If the archive is damaged, or names a file outside of the folder.
+        DataError: If the archive is damaged, and is removed, or names a file outside of the folder.
     """
     making = folder.with_name(f".{folder.name}.unpacking")
     shutil.rmtree(making, ignore_errors=True)
@@ -269,20 +300,28 @@ def unpack(archive: Path, folder: Path) -> None:
             _unpack_zip(archive, making)
         else:
             _unpack_tar(archive, making)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, ValueError, RuntimeError) as error:
+    except BaseException as error:
         shutil.rmtree(making, ignore_errors=True)
+        if not _is_damage(error):
+            raise
+        archive.unlink()
         raise DataError(
-            f"{archive} is damaged ({error}): remove it and download it again."
+            f"{archive} is damaged ({error}): it has been removed, download it again."
         ) from None
-    except BaseException:
-        shutil.rmtree(making, ignore_errors=True)
-        raise
     inside = list(making.iterdir())
     if len(inside) == 1 and inside[0].is_dir():
         inside[0].replace(folder)
         making.rmdir()
     else:
         making.replace(folder)
+
+
+def _is_damage(error: BaseException) -> bool:
+    """Whether it is the archive that is at fault, not the disk or the user."""
+    if isinstance(error, OSError):  # gzip's and bz2's; the system's have a number
+        return error.errno is None
+    damage = (zipfile.BadZipFile, tarfile.TarError, zlib.error, LZMAError)
+    return isinstance(error, (*damage, EOFError, ValueError, RuntimeError))
 
 
 def _unpack_zip(archive: Path, folder: Path) -> None:
@@ -300,6 +339,9 @@ def _unpack_tar(archive: Path, folder: Path) -> None:
             content = source.extractfile(member) if member.isreg() else None
             if content is not None:
                 _write(content, _inside(folder, member.name, archive))
+        # Checksums of compressed files lie at their end, behind what tarfile reads.
+        while source.fileobj is not None and source.fileobj.read(_BLOCK):
+            pass
 
 
 def _inside(folder: Path, name: str, archive: Path) -> Path:
