@@ -22,6 +22,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from email.message import Message
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -256,17 +257,17 @@ def fetch(url: str, path: Path, progress: Progress | None = None) -> None:
     note.unlink(missing_ok=True)
 
 
-def _starts_at(headers: http.client.HTTPMessage, first: int) -> bool:
+def _starts_at(headers: Message, first: int) -> bool:
     return str(headers.get("Content-Range", "")).startswith(f"bytes {first}-")
 
 
-def _is_whole(headers: http.client.HTTPMessage, have: int, tag: str) -> bool:
+def _is_whole(headers: Message, have: int, tag: str) -> bool:
     """Whether the refusal of a range says that the first ``have`` bytes are all of the file."""
     size = str(headers.get("Content-Range", "")).replace(" ", "")
     return size == f"bytes*/{have}" and _tag(headers) in {"", tag}
 
 
-def _tag(headers: http.client.HTTPMessage) -> str:
+def _tag(headers: Message) -> str:
     """What tells this version of the file from others; weak tags cannot."""
     tag = str(headers.get("ETag") or "")
     return tag if tag and not tag.startswith("W/") else str(headers.get("Last-Modified") or "")
