@@ -73,32 +73,56 @@ class MetricsLog:
 
     Entries after ``step`` are removed first: a resumed run makes them again. TensorBoard that
     cannot be used is reported once through ``say`` and left out; it never stops the training.
+
+    Raises:
+        OSError: If ``RUN/metrics.jsonl`` cannot be written; what fails later is only reported.
     """
 
     def __init__(self, run: Path, step: int, say: Callable[[str], None]) -> None:
         self.path = run / "metrics.jsonl"
         self._say = say
+        self._folder = run / "tensorboard"
+        self._drop_after(step)
+        self._open_tensorboard(step)
+
+    def go_back(self, step: int) -> None:
+        """Continue after ``step``, which lies before some of the entries."""
+        self.close()
+        try:
+            self._drop_after(step)
+        except OSError as error:
+            self._tell(error)
+        self._open_tensorboard(step)
+
+    def _drop_after(self, step: int) -> None:
+        self._outdated_after: int | None = step  # until it is done
         kept = [entry for entry in read_metrics(self.path) if entry["step"] <= step]
         with atomic_write(self.path, "w") as file:
             file.writelines(_line(entry) for entry in kept)
-        self._writer: Any = None
-        self._tensorboard(
-            lambda: self._open_writer(run / "tensorboard", step + 1 if step else None)
-        )
+        self._outdated_after = None
 
     def add(self, entry: Mapping[str, Any]) -> None:
         """Record ``entry``, which has a ``step``; a full disk costs the entry, not the run."""
         try:
+            if self._outdated_after is not None:
+                self._drop_after(self._outdated_after)
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(_line(entry))
         except OSError as error:
-            self._say(f"{self.path} cannot be written ({error.strerror or error}).")
+            self._tell(error)
         if self._writer is not None:
             self._tensorboard(lambda: self._add_scalars(entry))
 
     def close(self) -> None:
         if self._writer is not None:
             self._tensorboard(self._writer.close)
+
+    def _tell(self, error: OSError) -> None:
+        self._say(f"{self.path} cannot be written ({error.strerror or error}).")
+
+    def _open_tensorboard(self, step: int) -> None:
+        self._writer: Any = None
+        self._tensorboard(lambda: self._open_writer(self._folder, step + 1 if step else None))
 
     def _add_scalars(self, entry: Mapping[str, Any]) -> None:
         for name, value in entry.items():

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from pix2gan.errors import ConfigError, DataError
-from pix2gan.file_io import atomic_write
+from pix2gan.file_io import atomic_write, is_temporary
 from pix2gan.folder_lock import only_run_in
 from pix2gan.training.config import TrainConfig
 from pix2gan.training.dataset import TrainingData
@@ -24,7 +25,7 @@ def check_run_folder(config: TrainConfig) -> None:
     out = config.out
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out} is a file; give a folder.")
-    if not out.exists() or not any(out.iterdir()):
+    if not out.exists() or all(_left_by_a_kill(path) for path in out.iterdir()):
         if config.resume is True:
             raise ConfigError(
                 f"There is no run in {out} to continue: leave --resume out, or say --resume auto."
@@ -64,10 +65,13 @@ def prepare_folder(config: TrainConfig, held_out: Sequence[str]) -> None:
     """
     out = config.out
     with _told_if_not_writable(config):
-        for folder in (out / "samples", out / "checkpoints"):
-            folder.mkdir(exist_ok=True)
+        # The options come first: a folder that has them is a run's, however far it came.
         with atomic_write(out / "config.yaml", "w") as file:
             file.write(config.to_yaml())
+        for path in filter(_left_by_a_kill, out.iterdir()):
+            path.unlink()
+        for folder in (out / "samples", out / "checkpoints"):
+            folder.mkdir(exist_ok=True)
         if held_out:
             with atomic_write(out / "split.json", "w") as file:
                 json.dump({"held_out": list(held_out)}, file, indent=1)
@@ -105,6 +109,11 @@ def check_resumable(
             f"{'es' if processes > 1 else ''}, not by {world.size}: resume it with "
             f"torchrun --nproc-per-node {processes}, or as many on several machines."
         )
+
+
+def _left_by_a_kill(path: Path) -> bool:
+    """Whether it is what a kill in the midst of writing the options leaves behind."""
+    return is_temporary(path) and path.name.startswith(".config.yaml.")
 
 
 def told(error: OSError) -> str:

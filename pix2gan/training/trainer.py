@@ -166,15 +166,23 @@ class Trainer:
             notices.append(f"Data: {self.data.summary}")
         for notice in [*notices, self.describe()]:
             progress.say(notice)
-        with StopSignals() as stop, progress:
+        with StopSignals() as stop, progress, contextlib.ExitStack() as stack:
+            log = None
+            with self.world.failing_together():
+                if self.world.is_main:
+                    log = self._open_log(progress)
+                    stack.enter_context(contextlib.closing(log))
             while True:
                 try:
-                    stopped_by = self._train(progress, stop)
+                    stopped_by = self._train(progress, log, stop)
                     break
                 except Diverged as trouble:
                     self._roll_back(trouble, progress)
-        if self.world.is_main:
-            self._export()
+                    if log is not None:
+                        log.go_back(self.step)
+        with self.world.failing_together():
+            if self.world.is_main:
+                self._export_finished()
         if stopped_by:
             name = signal.Signals(stopped_by).name
             progress.say(f"Stopped by {name} after step {self.step}; --resume continues.")
@@ -182,19 +190,17 @@ class Trainer:
         progress.say(f"Done: {' and '.join(str(config.out / name) for name in self.method.models)}")
         return config.out
 
-    def _train(self, progress: TrainingProgress, stop: StopSignals) -> int:
+    def _open_log(self, progress: TrainingProgress) -> MetricsLog:
+        out = self.config.out
+        try:
+            return MetricsLog(out, self.step, progress.say)
+        except OSError as error:
+            raise ConfigError(f"Cannot write to --out {out}: {told(error)}.") from error
+
+    def _train(self, progress: TrainingProgress, log: MetricsLog | None, stop: StopSignals) -> int:
         """Train until all steps are done or a signal comes; returns its number, or 0."""
-        config = self.config
-        with contextlib.ExitStack() as stack:
-            batches = stack.enter_context(
-                contextlib.closing(
-                    load_batches(self.data, config, self.device, self.step, self.world)
-                )
-            )
-            log = None
-            if self.world.is_main:
-                log = MetricsLog(config.out, self.step, progress.say)
-                stack.enter_context(contextlib.closing(log))
+        batches = load_batches(self.data, self.config, self.device, self.step, self.world)
+        with contextlib.closing(batches):
             return self._loop(batches, progress, log, stop)
 
     def _loop(
@@ -338,13 +344,13 @@ class Trainer:
         if not math.isfinite(score):
             return  # a method that says nothing about it, or a divergence that is noticed elsewhere
         self.plateau.update(score)
-        better, self.best_score = score < self.best_score, min(score, self.best_score)
+        better = score < self.best_score
         if log is not None:
             values = "  ".join(f"{name} {value:.4g}" for name, value in found.items())
             progress.say(f"step {self.step}/{self.total}  {values}{'  (best)' * better}")
             log.add({"step": self.step, "epoch": self.epoch, **found})
-            if better:
-                self._export(suffix="_best")
+        if better and self._export_best(progress):
+            self.best_score = score
 
     @torch.no_grad()
     def _translate(self, batch: Mapping[str, Any]) -> Mapping[str, Translation]:
@@ -358,14 +364,32 @@ class Trainer:
     def _export(self, suffix: str = "") -> None:
         for folder, name in self.method.models.items():
             path = self.config.out / f"{folder}{suffix}"
+            generator, domains = self.averaged[name].network, self.method.domains(folder)
+            export_model(path, generator, self.config, self.step, self.data, domains)
+
+    def _export_finished(self) -> None:
+        try:
+            self._export()
+        except OSError as error:
+            raise CheckpointError(
+                f"The model cannot be written to {self.config.out} ({told(error)}): make room, "
+                "then continue with --resume."
+            ) from error
+
+    def _export_best(self, progress: TrainingProgress) -> bool:
+        """False if it cannot be written: what is to be beaten is still the one that is there."""
+        failure: OSError | None = None
+        if self.world.is_main:
             try:
-                generator, domains = self.averaged[name].network, self.method.domains(folder)
-                export_model(path, generator, self.config, self.step, self.data, domains)
+                self._export(suffix="_best")
             except OSError as error:
-                raise CheckpointError(
-                    f"The model cannot be written to {path} ({told(error)}): make room, then "
-                    "continue with --resume."
-                ) from error
+                failure = error
+                progress.say(
+                    f"The best model, that of step {self.step}, cannot be written "
+                    f"({told(error)}); the one before it is kept."
+                )
+        written: bool = self.world.from_main(failure is None)
+        return written
 
     def _save_checkpoint(self, progress: TrainingProgress) -> None:
         check_finite(self._mean_over_processes(self.metrics.peek()), self.method.networks)

@@ -14,7 +14,7 @@ from torch import nn
 
 from pix2gan import ops
 from pix2gan.errors import Pix2ganError
-from pix2gan.training import train
+from pix2gan.training import metrics, train
 from pix2gan.training.checkpointing import CheckpointFolder, load_checkpoint
 from pix2gan.training.health import Diverged, OutputWatch, check_finite
 from pix2gan.training.methods import Translation
@@ -53,6 +53,23 @@ def test_divergence_goes_back_to_the_last_checkpoint(tiny, monkeypatch, capsys) 
     assert [entry["lr"] for entry in entries] == [2e-4, 1e-4, 1e-4]
     assert all(np.isfinite(list(entry.values())).all() for entry in entries)
     assert newest(run)["rollbacks"] == 1
+
+
+def test_a_full_disk_after_a_rollback_ends_nothing(tiny, monkeypatch, capsys) -> None:
+    diverge(monkeypatch, {7}, [])
+    original, room = metrics.atomic_write, iter([True, False, True])
+
+    def limited(*arguments: Any) -> Any:
+        if not next(room):
+            raise OSError(28, "No space left on device")
+        return original(*arguments)
+
+    monkeypatch.setattr(metrics, "atomic_write", limited)
+    run = train(tiny())
+    assert "metrics.jsonl cannot be written (No space left" in "".join(
+        capsys.readouterr().err.split("\n")
+    )
+    assert [entry["step"] for entry in read_metrics(run / "metrics.jsonl")] == [4, 8, 12]
 
 
 def test_a_kill_after_a_rollback_does_not_forget_it(tiny, monkeypatch) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from pix2gan.training import metrics
 from pix2gan.training.curves import draw_curves
 from pix2gan.training.metrics import Averages, MetricsLog, read_metrics
 from pix2gan.training.progress import TrainingProgress
@@ -52,6 +53,28 @@ def test_log_drops_what_a_resumed_run_makes_again(tmp_path: Path) -> None:
     ]
     assert read_metrics(tmp_path / "metrics.jsonl") == lines
     assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_outdated_entries_wait_for_room_to_be_dropped(tmp_path: Path, monkeypatch) -> None:
+    said: list[str] = []
+    log = MetricsLog(tmp_path, 0, said.append)
+    for step in (10, 20):
+        log.add({"step": step, "l1": 0.5})
+
+    def full_disk(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(metrics, "atomic_write", full_disk)
+        log.go_back(15)
+        log.add({"step": 18, "l1": 0.4})
+    assert [line.rpartition(" cannot ")[2] for line in said] == [
+        "be written (No space left on device)."
+    ] * 2
+    log.add({"step": 20, "l1": 0.3})
+    log.close()
+    entries = read_metrics(tmp_path / "metrics.jsonl")
+    assert entries == [{"step": 10, "l1": 0.5}, {"step": 20, "l1": 0.3}]
 
 
 def test_damaged_lines_are_left_out(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from PIL import Image
 
 from pix2gan.checkpoints.load import load_model
 from pix2gan.errors import CheckpointError, ConfigError, DataError, Pix2ganError
-from pix2gan.training import TrainConfig, train
+from pix2gan.training import TrainConfig, metrics, train, trainer
 from pix2gan.training.checkpointing import CheckpointFolder, load_checkpoint
 from pix2gan.training.dataset import open_paired_data
 from pix2gan.training.export import command_line
@@ -595,11 +595,55 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_says_so(
     assert names == ["step_000005.pt", "step_000012.pt"]
 
 
-def test_a_disk_full_to_the_end_is_one_sentence(tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: Any) -> None:
-        raise OSError(28, "No space left on device")
+def full_disk(*_: Any, **__: Any) -> Any:
+    raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(CheckpointFolder, "save", full)
+
+def test_a_full_disk_keeps_the_best_model_and_says_so(tiny, monkeypatch, capsys) -> None:
+    export, room = trainer.export_model, iter([True, False, True])
+
+    def limited(path: Path, *arguments: Any) -> Any:
+        if path.name.endswith("_best") and not next(room):
+            full_disk()
+        return export(path, *arguments)
+
+    scores = iter([3.0, 2.0, 2.5])  # what is to be beaten in the end is the first
+    monkeypatch.setattr(trainer, "score_held_out", lambda *_: (next(scores), {}))
+    monkeypatch.setattr(trainer, "export_model", limited)
+    run = train(tiny(holdout=0.3, evaluate_every=2, steps=6))
+    said = "that of step 4, cannot be written (No space left on device); the one before it is kept."
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert load_model(run / "model_best")[1].training["steps"] == 6
+    assert final_state(run)["best_score"] == 2.5
+
+
+@pytest.mark.parametrize("what", ["options", "split", "killed"])
+def test_a_run_that_could_not_begin_is_no_hindrance(tiny, monkeypatch, what: str) -> None:
+    config = tiny(resume="auto", holdout=0.3, steps=1)
+    if what == "killed":
+        config.out.mkdir()
+        (config.out / ".config.yaml.01234567.tmp").write_text("data: ")
+    else:
+        with monkeypatch.context() as patch:
+            patch.setattr(type(config), "to_yaml", full_disk)
+            if what == "split":
+                patch.undo()
+                patch.setattr(json, "dump", full_disk)
+            with pytest.raises(ConfigError, match=r"Cannot write to --out .*: No space left"):
+                train(config)
+    run = train(config)
+    assert (run / "model").is_dir()
+    assert not [path.name for path in run.iterdir() if path.name.startswith(".")]
+
+
+def test_metrics_that_cannot_be_begun_are_one_sentence(tiny, monkeypatch) -> None:
+    monkeypatch.setattr(metrics, "atomic_write", full_disk)
+    with pytest.raises(ConfigError, match=r"Cannot write to --out .*: No space left on device\.$"):
+        train(tiny())
+
+
+def test_a_disk_full_to_the_end_is_one_sentence(tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CheckpointFolder, "save", full_disk)
     with pytest.raises(CheckpointError, match="make room, then continue with --resume"):
         train(tiny())
 
