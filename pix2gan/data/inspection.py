@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from pix2gan.data.pair_layouts import name_some
+from pix2gan.data.pixels import Array, is_converted
 from pix2gan.errors import BadImageError, DataError
 
 CHECKED_IN_SHARDS = 256
@@ -39,6 +40,17 @@ def raise_broken(broken: Sequence[BadImageError], total: int, things: str) -> No
         raise DataError(
             f"{len(broken)} of {total} {things} cannot be used; repair or remove these:\n{listed}"
         )
+
+
+def check_channels(image: Array, channels: int, path: str) -> None:
+    """BadImageError if ``image``, ``[H, W, C]``, cannot be had with ``channels`` channels."""
+    present = image.shape[2]
+    if not is_converted(present, channels):
+        reason = (
+            f"it has {present} channel{'s' * (present != 1)} where {channels} are expected, and "
+            "only 1 to 4 become one another; save it like the others, or set in_channels, out_channels."
+        )
+        raise BadImageError(path, reason)
 
 
 def choose_to_open(items: Sequence[_Item], in_shards: bool) -> Sequence[_Item]:

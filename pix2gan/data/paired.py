@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from pix2gan.data.augmentation import Augment, Augmentation, choose_augmentation
 from pix2gan.data.image_cache import ImageCache
 from pix2gan.data.image_io import Array, to_channels, to_rgb, to_uint8
-from pix2gan.data.inspection import choose_to_open, in_threads, raise_broken
+from pix2gan.data.inspection import check_channels, choose_to_open, in_threads, raise_broken
 from pix2gan.data.pair_layouts import (
     FoundPairs,
     Layout,
@@ -263,6 +263,9 @@ def open_paired(
         raise ConfigError(f"holdout is a share from 0 up to 1, not {holdout}; try 0.1.")
     if size < 2:
         raise ConfigError(f"size is the side of the samples in pixels, not {size}; try 256.")
+    most = max(in_channels, out_channels)
+    if sketch is not None and most > 4:
+        raise ConfigError(f"Sketches and photos have 1 to 4 channels, not {most}; give pairs.")
     found = find_pairs(Path(data), sketch is not None, split, own_test=holdout == 0)
     layout = found.layout
     chosen = choose_split(found.pairs, holdout, split, seed)
@@ -351,10 +354,9 @@ def check_paired(
         pair = dataset.pairs[index]
         try:
             images = dataset._open(index)
-            for image, count in zip(images, dataset._channels(), strict=True):
-                if image.shape[2] > 4 and image.shape[2] != count:
-                    reason = f"it has {image.shape[2]} channels where {count} are expected."
-                    raise BadImageError(str(pair.b), reason)
+            files = (pair.b,) if pair.a is None else (pair.a, pair.b)
+            for place, (image, count) in enumerate(zip(images, dataset._channels(), strict=True)):
+                check_channels(image, count, str(files[min(place, len(files) - 1)]))
             _check_shapes(pair, images, dataset.fit)
             halves = look_at_halves(*images) if dataset.layout == "side-by-side" else None
             return _Looked((images[-1].shape[0], images[-1].shape[1]), halves)

@@ -88,7 +88,7 @@ def to_channels(image: Array, channels: int, background: int = 255) -> Array:
     present = image.shape[2]
     if present == channels:
         return image
-    if present > 4 or channels not in {1, 2, 3, 4}:
+    if not is_converted(present, channels):
         raise DataError(
             f"The image has {present} channels where {channels} are expected; "
             "use images with that many channels."
@@ -100,6 +100,11 @@ def to_channels(image: Array, channels: int, background: int = 255) -> Array:
     colours = image[..., :-1] if present in {2, 4} else image
     colours = to_grey(colours) if channels == 2 else to_rgb(colours)
     return np.concatenate([colours, alpha], axis=2)
+
+
+def is_converted(present: int, channels: int) -> bool:
+    """Whether ``to_channels`` can: as many stay, and 1 to 4 become one another."""
+    return present == channels or (1 <= present <= 4 and 1 <= channels <= 4)
 
 
 def with_channels(image: Array) -> Array:

@@ -23,7 +23,7 @@ from pix2gan.data.augmentation import Augment, Augmentation, choose_augmentation
 from pix2gan.data.image_cache import ImageCache
 from pix2gan.data.image_file import ImageFile, open_file
 from pix2gan.data.image_io import Array, list_images, to_channels
-from pix2gan.data.inspection import choose_to_open, in_threads, raise_broken
+from pix2gan.data.inspection import check_channels, choose_to_open, in_threads, raise_broken
 from pix2gan.data.manifest import is_manifest, read_manifest
 from pix2gan.data.pair_layouts import Split, held_out_names
 from pix2gan.data.paired import Direction, check_choice
@@ -411,9 +411,7 @@ def check_unpaired(
         image, channels, values = work
         try:
             pixels = to_sample(open_file(image.file), values, str(image.file))
-            if pixels.shape[2] > 4 and pixels.shape[2] != channels:
-                reason = f"it has {pixels.shape[2]} channels where {channels} are expected."
-                raise BadImageError(str(image.file), reason)
+            check_channels(pixels, channels, str(image.file))
             return pixels.shape[0], pixels.shape[1]
         except BadImageError as error:
             return error

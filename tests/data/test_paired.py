@@ -122,6 +122,31 @@ def test_channels_are_the_networks(tmp_path: Path, synthesize: Synthesize) -> No
     assert (item["B"][3] == 1).all()
 
 
+def test_files_of_other_channels_are_named(tmp_path: Path) -> None:
+    for side, number in ((side, number) for side in "AB" for number in range(4)):
+        (tmp_path / side).mkdir(exist_ok=True)
+        np.save(tmp_path / side / f"{number}.npy", np.zeros((8, 8, 5), np.uint8))
+    options = {"in_channels": 5, "out_channels": 5}
+    assert check_paired(plain(tmp_path, **options)).pairs == 4
+    np.save(tmp_path / "A" / "1.npy", np.zeros((8, 8, 3), np.uint8))
+    np.save(tmp_path / "B" / "2.npy", np.zeros((8, 8, 1), np.uint8))
+    for direction in ("AtoB", "BtoA"):
+        with pytest.raises(DataError) as caught:
+            check_paired(plain(tmp_path, direction=direction, **options))
+        first, *named = str(caught.value).splitlines()
+        assert first.startswith("2 of 4 pairs cannot be used")
+        assert [line.strip().partition(" where")[0] for line in named] == [
+            f"{tmp_path / 'A' / '1.npy'}: it has 3 channels",
+            f"{tmp_path / 'B' / '2.npy'}: it has 1 channel",
+        ]
+
+
+def test_sketches_have_no_five_channels(tmp_path: Path, synthesize: Synthesize) -> None:
+    synthesize(tmp_path, count=1, size=32)
+    with pytest.raises(ConfigError, match="1 to 4 channels, not 5"):
+        open_paired(tmp_path, sketch="canny", out_channels=5)
+
+
 def test_16_bit_and_palette_and_grey_files_are_read(tmp_path: Path) -> None:
     values = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(2, 1)
     save_image(tmp_path / "8.png", values)

@@ -138,6 +138,24 @@ def test_augmentation_is_the_samples_own(heaps: Path) -> None:
     assert torch.equal(open_unpaired(heaps, size=8, pairing="serial")[4, 0]["A"], views[4])
 
 
+def test_files_of_other_channels_are_named(tmp_path: Path) -> None:
+    for side, number in ((side, number) for side in "AB" for number in range(3)):
+        (tmp_path / side).mkdir(exist_ok=True)
+        np.save(tmp_path / side / f"{number}.npy", np.zeros((8, 8, 5), np.uint8))
+    options = {"in_channels": 5, "out_channels": 5}
+    assert check_unpaired(plain(tmp_path, **options)).images_a == 3
+    make(tmp_path / "A", 1, 50)  # 0.png, in RGB
+    np.save(tmp_path / "B" / "2.npy", np.zeros((8, 8, 6), np.uint8))
+    with pytest.raises(DataError) as caught:
+        check_unpaired(plain(tmp_path, **options))
+    first, *named = str(caught.value).splitlines()
+    assert first.startswith("2 of 7 images cannot be used")
+    assert [line.strip().partition(" where")[0] for line in named] == [
+        f"{tmp_path / 'A' / '0.png'}: it has 3 channels",
+        f"{tmp_path / 'B' / '2.npy'}: it has 6 channels",
+    ]
+
+
 def test_check_names_broken_files(heaps: Path) -> None:
     summary = check_unpaired(plain(heaps))
     assert (summary.images_a, summary.images_b, summary.largest) == (3, 8, (12, 12))
