@@ -87,8 +87,8 @@ def sketch(
     /,
     *,
     out: Annotated[Path, Parameter(alias="-o")],
-    method: Literal["canny", "xdog", "strokes", "mixed"] = "strokes",
-    model: Annotated[Path | None, Parameter(alias="-m")] = None,
+    method: Literal["canny", "xdog", "strokes", "mixed"] | None = None,
+    model: Annotated[str | None, Parameter(alias="-m")] = None,
     seed: int | None = None,
 ) -> int:
     """Draw the photos of a folder; drawings that are there already stay.
@@ -100,15 +100,19 @@ def sketch(
     out
         Folder for the drawings, PNG files of the same names.
     method
-        How to draw.
+        How to draw; strokes if not given.
     model
-        Draw with this model instead, one that makes sketches of photos.
+        Draw with this model instead, one that makes sketches of photos: as in translate.
     seed
         Vary thresholds and pens from photo to photo; all alike if not given.
     """
     from pix2gan.data.making import sketch_folder
+    from pix2gan.errors import ConfigError
 
-    sketcher = method if model is None else _learned_sketcher(model)
+    if model is not None and (method is not None or seed is not None):
+        option = "method" if method is not None else "seed"
+        raise ConfigError(f"A model draws without --{option}: leave that out, or --model.")
+    sketcher = (method or "strokes") if model is None else _learned_sketcher(model)
     with _progress("Drawing") as progress:
         failed = sketch_folder(photos, out, sketcher, seed=seed, progress=progress)
     for path, reason in failed:
@@ -117,7 +121,7 @@ def sketch(
     return SOME_FAILED if failed else DONE
 
 
-def _learned_sketcher(model: Path) -> Callable[[Any], Any]:
+def _learned_sketcher(model: str) -> Callable[[Any], Any]:
     from pix2gan.data.image_io import to_uint8
     from pix2gan.translation import Translator
 

@@ -21,6 +21,7 @@ import pytest
 from pix2gan import cli
 from pix2gan.checkpoints.model_config import ModelConfig
 from pix2gan.checkpoints.native import save_model
+from pix2gan.checkpoints.resolve import resolve_model
 from pix2gan.data import download
 from pix2gan.data.checking import check_data
 from pix2gan.data.image_io import open_image, save_image
@@ -182,6 +183,42 @@ def test_a_learned_sketcher_is_a_model(tmp_path: Path, capsys: pytest.CaptureFix
     translator = Translator.from_pretrained(tmp_path / "model")
     expected = translator(photos / "a.png", output="numpy")
     assert np.array_equal(open_image(tmp_path / "out" / "a.png"), expected)
+
+
+def test_a_bundled_model_is_found_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pix2gan.translation import Translator
+
+    asked = []
+
+    def load(model: str) -> Callable[..., np.ndarray[Any, Any]]:
+        asked.append(resolve_model(model).name)
+        return lambda photo, output: 255 - photo
+
+    monkeypatch.setattr(Translator, "from_pretrained", load)
+    photos = write(tmp_path / "photos", "a.png")
+    code, text = run(capsys, "sketch", photos, "-o", tmp_path / "out", "-m", "sketch2motorbike")
+    assert (code, asked) == (0, ["sketch2motorbike"]), text
+    assert np.array_equal(open_image(tmp_path / "out" / "a.png"), 255 - noise(0))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--seed", -1), "seed must be a whole number from 0, not -1"),
+        (("-m", "sketch2motorbike", "--seed", 0), "without --seed"),
+        (("-m", "sketch2motorbike", "--method", "strokes"), "without --method"),
+    ],
+)
+def test_options_that_draw_nothing_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple[object, ...], said: str
+) -> None:
+    photos = write(tmp_path / "photos", "a.png")
+    code, text = run(capsys, "sketch", photos, "-o", tmp_path / "out", *options)
+    assert code == 2
+    assert said in text
+    assert not (tmp_path / "out").exists()
 
 
 # -- split -----------------------------------------------------------------------------------------

@@ -48,7 +48,8 @@ def check_channels(image: Array, channels: int, path: str) -> None:
     if not is_converted(present, channels):
         reason = (
             f"it has {present} channel{'s' * (present != 1)} where {channels} are expected, and "
-            "only 1 to 4 become one another; save it like the others, or set in_channels, out_channels."
+            "only 1 to 4 become one another; save it like the others, or set in_channels or "
+            "out_channels."
         )
         raise BadImageError(path, reason)
 

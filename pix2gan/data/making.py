@@ -97,8 +97,11 @@ def sketch_folder(
 
     Raises:
         DataError: If there are no photos.
-        ConfigError: If two photos would get the same sketch, or ``out`` lies in ``photos``.
+        ConfigError: If two photos would get the same sketch, ``out`` lies in ``photos``, or the
+            seed is negative.
     """
+    if seed is not None and seed < 0:
+        raise ConfigError(f"seed must be a whole number from 0, not {seed}; try 0.")
     files = list_images(photos)
     if not files:
         raise DataError(f"There are no images in {photos}; name a folder of photos.")
