@@ -8,10 +8,10 @@ every file before training does. Which image is input and which is target is set
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -20,6 +20,7 @@ from pix2gan.data.augmentation import Augment, Augmentation, choose_augmentation
 from pix2gan.data.image_cache import ImageCache
 from pix2gan.data.image_io import Array, to_channels, to_rgb, to_uint8
 from pix2gan.data.inspection import check_channels, choose_to_open, in_threads, raise_broken
+from pix2gan.data.opening_options import Direction, check_opening_options
 from pix2gan.data.pair_layouts import (
     FoundPairs,
     Layout,
@@ -42,8 +43,6 @@ from pix2gan.data.transforms import (
 )
 from pix2gan.data.value_range import ValueRange
 from pix2gan.errors import BadImageError, ConfigError, DataError
-
-Direction: TypeAlias = Literal["AtoB", "BtoA"]
 
 _CUTOUT_STREAM = 3  # beside the streams that the samples' other random choices come from
 
@@ -256,13 +255,7 @@ def open_paired(
         DataError: If no layout fits, files do not match up, or nothing is left.
         ConfigError: If an option makes no sense.
     """
-    check_choice("direction", direction, get_args(Direction))
-    check_choice("split", split, get_args(Split))
-    check_choice("fit", fit, get_args(Fit))
-    if not 0 <= holdout < 1:
-        raise ConfigError(f"holdout is a share from 0 up to 1, not {holdout}; try 0.1.")
-    if size < 2:
-        raise ConfigError(f"size is the side of the samples in pixels, not {size}; try 256.")
+    check_opening_options(direction=direction, split=split, fit=fit, holdout=holdout, size=size)
     most = max(in_channels, out_channels)
     if sketch is not None and most > 4:
         raise ConfigError(f"Sketches and photos have 1 to 4 channels, not {most}; give pairs.")
@@ -315,11 +308,6 @@ def _count_in_shards(found: FoundPairs, chosen: Sequence[PairFiles]) -> list[int
     pairs = iter(found.pairs)
     counts = (sum(id(next(pairs)) in kept for _ in range(size)) for size in found.shard_sizes)
     return [count for count in counts if count]
-
-
-def check_choice(option: str, value: str, choices: Iterable[str]) -> None:
-    if value not in choices:
-        raise ConfigError(f"Unknown {option} {value!r}: choose one of {', '.join(choices)}.")
 
 
 # -- checking --------------------------------------------------------------------------------------

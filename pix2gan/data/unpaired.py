@@ -25,8 +25,8 @@ from pix2gan.data.image_file import ImageFile, open_file
 from pix2gan.data.image_io import Array, list_images, to_channels
 from pix2gan.data.inspection import check_channels, choose_to_open, in_threads, raise_broken
 from pix2gan.data.manifest import is_manifest, read_manifest
+from pix2gan.data.opening_options import Direction, check_choice, check_opening_options
 from pix2gan.data.pair_layouts import Split, held_out_names
-from pix2gan.data.paired import Direction, check_choice
 from pix2gan.data.sampler import Order, SampleKey, random_stream, shuffle
 from pix2gan.data.shards import ShardMember, names_shards, open_shards
 from pix2gan.data.transforms import (
@@ -37,7 +37,7 @@ from pix2gan.data.transforms import (
     to_tensor,
 )
 from pix2gan.data.value_range import ValueRange, to_sample
-from pix2gan.errors import BadImageError, ConfigError, DataError
+from pix2gan.errors import BadImageError, DataError
 
 Pairing: TypeAlias = Literal["random", "serial"]
 
@@ -253,14 +253,8 @@ def open_unpaired(
         DataError: If the folders are not there, or nothing is in them.
         ConfigError: If an option makes no sense.
     """
-    check_choice("direction", direction, get_args(Direction))
+    check_opening_options(direction=direction, split=split, fit=fit, holdout=holdout, size=size)
     check_choice("pairing", pairing, get_args(Pairing))
-    check_choice("split", split, get_args(Split))
-    check_choice("fit", fit, get_args(Fit))
-    if not 0 <= holdout < 1:
-        raise ConfigError(f"holdout is a share from 0 up to 1, not {holdout}; try 0.1.")
-    if size < 2:
-        raise ConfigError(f"size is the side of the samples in pixels, not {size}; try 256.")
     wanted = "test" if split == "test" and holdout == 0 else "train"
     domains = [
         _choose_split(images, holdout, split, seed)

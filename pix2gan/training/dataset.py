@@ -14,7 +14,8 @@ from torch.utils.data import Dataset
 
 from pix2gan.data.loader import make_loader
 from pix2gan.data.one_ahead import OneAhead
-from pix2gan.data.paired import Direction, check_paired, open_paired
+from pix2gan.data.opening_options import Direction
+from pix2gan.data.paired import check_paired, open_paired
 from pix2gan.data.sampler import ResumableSampler
 from pix2gan.data.unpaired import check_unpaired, open_unpaired
 from pix2gan.data.value_range import parse_range
