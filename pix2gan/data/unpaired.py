@@ -144,6 +144,8 @@ class UnpairedDataset(Dataset[dict[str, Any]]):
         target = self._load(b, self.out_channels, self.output_range, seed_b)
         if self.augmenter is not None:
             source = self.augmenter.colours(source, seed_a, target=False)
+            # Of the input domain alone, whatever the method: in the other one, which discriminators
+            # take for real, generators would learn to make holes.
             source = self.augmenter.cut_out(source, seed_a)
             target = self.augmenter.colours(target, seed_b, target=True)
         return {

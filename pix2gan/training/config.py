@@ -17,7 +17,8 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from pix2gan.errors import ConfigError
 
-#: Options that do not change what is learned; a run may be resumed with other values of them.
+#: Options that do not change what is learned, but for rounding (``device`` and ``compile``); a run
+#: may be resumed with other values of them.
 #: ``data`` and ``epochs`` are not listed as such: the trainer compares what they amount to.
 FREE_ON_RESUME = frozenset(
     {

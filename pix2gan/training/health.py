@@ -84,6 +84,12 @@ class OutputWatch:
             return None
         return f"{name}: {trouble[0]} Likely cause: {trouble[1] or _cause(losses)}"
 
+    def state_dict(self) -> dict[str, bool]:
+        return dict(self._warned)
+
+    def load_state_dict(self, state: Mapping[str, bool]) -> None:
+        self._warned = dict(state)
+
 
 def _flat(output: Tensor, real: Tensor) -> tuple[str, str] | None:
     flat = int((_deviation(output) < _FLAT).sum())

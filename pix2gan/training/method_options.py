@@ -145,11 +145,16 @@ class CUTConfig(UnpairedConfig):
         if self.nce_layers is None:
             return ()
         try:
-            return tuple(int(number) for number in self.nce_layers.split(","))
+            stages = tuple(int(number) for number in self.nce_layers.split(","))
         except ValueError:
             raise ConfigError(
                 f"--nce-layers must be numbers as in 0,2,3,4,8, got {self.nce_layers!r}."
             ) from None
+        if min(stages) < 0 or len(set(stages)) < len(stages):
+            raise ConfigError(
+                f"--nce-layers must be numbers from 0 on, each once, got {self.nce_layers!r}."
+            )
+        return stages
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -415,7 +415,11 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds, in the first process; ``processes`` is what differs in each."""
-        own = {"random": random_state(self.device), "method": self.method.state_dict()}
+        own = {
+            "random": random_state(self.device),
+            "method": self.method.state_dict(),
+            "metrics": self.metrics.state_dict(),
+        }
         return {
             "format": 2,
             "step": self.step,
@@ -429,7 +433,7 @@ class Trainer:
             "plateau": self.plateau.state_dict(),
             "best_score": self.best_score,
             "rollbacks": self.recovery.rollbacks,
-            "metrics": self.metrics.state_dict(),
+            "watch": self.watch.state_dict(),
             "processes": self.world.gather(own),
         }
 
@@ -460,7 +464,8 @@ class Trainer:
             self.plateau.load_state_dict(state["plateau"])
             self.best_score = state["best_score"]
             self.recovery.rollbacks = state["rollbacks"]
-            self.metrics.load_state_dict(state["metrics"], self.device)
+            self.watch.load_state_dict(state["watch"])
+            self.metrics.load_state_dict(own["metrics"], self.device)
         except (KeyError, RuntimeError, ValueError) as error:
             raise CheckpointError(
                 f"The checkpoint of step {self.step} in {self.checkpoints.path} does not fit these "

@@ -156,6 +156,22 @@ def test_files_of_other_channels_are_named(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("direction", ["AtoB", "BtoA"])
+def test_cutout_is_of_the_input_domain_alone(tmp_path: Path, direction: str) -> None:
+    rng = np.random.default_rng(0)
+    for side in "AB":
+        (tmp_path / side).mkdir()
+        for i in range(3):
+            noise = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            save_image(tmp_path / side / f"{i}.png", noise)
+    whole = plain(tmp_path, direction=direction)
+    varied = plain(tmp_path, direction=direction, augment="cutout")
+    keys = [(epoch, index) for epoch in range(4) for index in range(3)]
+    same = [torch.equal(varied[key]["A"], whole[key]["A"]) for key in keys]
+    assert 0 < sum(same) < 12
+    assert all(torch.equal(varied[key]["B"], whole[key]["B"]) for key in keys)
+
+
 def test_check_names_broken_files(heaps: Path) -> None:
     summary = check_unpaired(plain(heaps))
     assert (summary.images_a, summary.images_b, summary.largest) == (3, 8, (12, 12))

@@ -137,7 +137,7 @@ def test_generators_know_which_stages_to_compare(name, options, stages) -> None:
 
 
 def test_projections_exist_before_any_data(tiny) -> None:
-    method = CUT(tiny(method="cut", nce_layers="0,-1,2"))
+    method = CUT(tiny(method="cut", nce_layers="0,7,2"))
     channels = [sequence[0].in_features for sequence in method.networks["projections"].stages]
     assert channels == [3, 3, 8]
 
@@ -232,6 +232,8 @@ def test_all_weights_learn_under_autocast(tiny, method: str, seed: int) -> None:
     ("options", "message"),
     [
         ({"nce_layers": "0,two"}, "--nce-layers must be numbers as in 0,2,3,4,8, got '0,two'."),
+        ({"nce_layers": "-1"}, "--nce-layers must be numbers from 0 on, each once, got '-1'."),
+        ({"nce_layers": "0,2,0"}, "--nce-layers must be numbers from 0 on, each once"),
         ({"nce_patches": 0}, "--nce-patches must be at least 1"),
         ({"nce_temperature": 0}, "--nce-temperature must be above 0"),
         ({"lambda_nce": -1}, "--lambda-nce must not be negative"),

@@ -27,6 +27,7 @@ from pix2gan.training.config import TrainConfig
 from pix2gan.training.distributed import World, synchronise_batch_norms
 from pix2gan.training.metrics import read_metrics
 from pix2gan.training.player import Player
+from pix2gan.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -258,7 +259,8 @@ def run_two(config: TrainConfig, tmp_path: Path, what: str) -> tuple[list[int], 
 
 @pytest.mark.stress
 def test_a_signal_to_one_stops_all_and_resuming_is_exact(tiny, tmp_path: Path) -> None:
-    config = tiny("stopped", batch=1, steps=9)  # dropout differs from process to process
+    # Dropout differs from process to process, and so do the sums of the losses after step 3.
+    config = tiny("stopped", batch=1, steps=9, log_every=3)
     codes, said = run_two(config, tmp_path, "signal")
     assert codes == [143, 143], said
     assert "Stopped by SIGTERM after step 4" in said[0]
@@ -266,16 +268,34 @@ def test_a_signal_to_one_stops_all_and_resuming_is_exact(tiny, tmp_path: Path) -
     state = newest(config.out)
     own = [process["random"]["torch"] for process in state["processes"]]
     assert not torch.equal(*own)
+    sums = [process["metrics"]["sums"]["l1"] for process in state["processes"]]
+    assert not torch.equal(*sums)
     with pytest.raises(ConfigError, match="is trained by 2 processes, not by 1"):
         train(tiny("stopped", batch=1, steps=9, resume=True))
     codes, said = run_two(config, tmp_path, "resume")
     assert codes == [0, 0], said
     assert "Continuing after step 4 of 9." in said[0]
-    whole = tiny("whole", batch=1, steps=9)
+    whole = tiny("whole", batch=1, steps=9, log_every=3)
     assert run_two(whole, tmp_path, "")[0] == [0, 0]
     assert losses(config.out) == losses(whole.out)
     for name, value in newest(whole.out)["networks"].items():
         assert torch.equal(newest(config.out)["networks"][name], value), name
+
+
+def test_each_process_goes_on_from_its_own_state(tiny) -> None:
+    states = []
+    for loss in (1.0, 3.0):
+        trainer = Trainer(tiny())
+        torch.manual_seed(int(loss))
+        trainer.metrics.add({"l1": torch.tensor(loss)})
+        states.append(trainer.state())
+    processes = [own for state in states for own in state["processes"]]
+    for rank, own in enumerate(processes):
+        trainer = Trainer(tiny())
+        trainer.world = World(rank, 2)
+        trainer._load_state({**states[0], "processes": processes})
+        assert trainer.metrics.peek() == {"l1": [1.0, 3.0][rank]}
+        assert torch.equal(torch.get_rng_state(), own["random"]["torch"])
 
 
 def test_data_that_one_process_misses_end_all_with_the_reason(tiny, tmp_path: Path) -> None:

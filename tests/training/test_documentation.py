@@ -14,6 +14,7 @@ import pytest
 
 from pix2gan.cli import TRAIN_OPTIONS
 from pix2gan.training import TrainConfig, train
+from pix2gan.training.config import FREE_ON_RESUME
 from pix2gan.training.metrics import read_metrics
 
 PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
@@ -49,6 +50,15 @@ def table(kind: type[TrainConfig]) -> dict[str, str]:
 
 def test_options_of_all_methods_are_documented_with_their_defaults() -> None:
     assert "\n".join(table(TrainConfig).values()) in PAGE
+
+
+def test_what_may_change_on_resume_is_documented() -> None:
+    start = PAGE.index("- Options that change the result must be the same as before")
+    said = PAGE[start : PAGE.index("\n- ", start)]
+    others = {"data", "data_b", "out", "steps", "epochs", "resume"}  # what they amount to counts
+    others |= {"name", "licence", "attribution"}  # "names and licences"
+    for name in FREE_ON_RESUME - others:
+        assert f"`{'*_every' if name.endswith('_every') else name}`" in said, name
 
 
 @pytest.mark.parametrize("method", sorted(TRAIN_OPTIONS))

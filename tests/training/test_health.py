@@ -153,6 +153,9 @@ def test_bad_outputs_are_named_once(output, real, losses, message: str) -> None:
     assert "\n" not in warning
     assert re.search(message, warning)
     assert watch.look("model", bad, losses) is None
+    resumed = OutputWatch()
+    resumed.load_state_dict(watch.state_dict())
+    assert resumed.look("model", bad, losses) is None
     assert watch.look("model", Translation(noise(0), noise(3), noise(2)), losses) is None
     assert watch.look("model", bad, losses) == warning
 
