@@ -335,12 +335,7 @@ def compile_launch(launch: Any, target: str) -> Usage:
     arch = architecture(target)
     gpu = GPUTarget(arch.kind, arch.name, arch.warp)
     source = ASTSource(launch.kernel, *specialize(launch, hip))
-    options = {
-        "num_warps": launch.num_warps,
-        "num_stages": launch.num_stages,
-        "enable_fp_fusion": True,
-    }
-    compiled = triton.compile(source, target=gpu, options=options)
+    compiled = triton.compile(source, target=gpu, options=launch.options)
     if hip:
         return _hip_usage(compiled.asm["amdgcn"], compiled.metadata.shared)
     return _cuda_usage(compiled.asm["cubin"], compiled.metadata.shared)

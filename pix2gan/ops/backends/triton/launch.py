@@ -105,6 +105,23 @@ class Launch:
     arguments: dict[str, Any]
     num_warps: int = 4
     num_stages: int = 2
+    registers: int | None = None  # that a thread may have; NVIDIA's assembler decides where None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What goes to the compiler, beside the arguments."""
+        chosen = {
+            "num_warps": self.num_warps,
+            "num_stages": self.num_stages,
+            "enable_fp_fusion": True,
+        }
+        return chosen if self.registers is None else {**chosen, "maxnreg": self.registers}
+
+
+def registers(arch: Architecture, warps: int) -> int | None:
+    """As many registers as a thread can have, so that one block fits. Left alone, ptxas gives up a
+    few for one block more, and puts what it lacks then on the stack."""
+    return min(65536 // (32 * warps), 255) if arch.kind == "cuda" else None
 
 
 def run(launches: Iterable[Launch], device: torch.device) -> None:
@@ -121,12 +138,7 @@ def run(launches: Iterable[Launch], device: torch.device) -> None:
 
 def _run(launches: Iterable[Launch]) -> None:
     for launch in launches:
-        launch.kernel[launch.grid](
-            **launch.arguments,
-            num_warps=launch.num_warps,
-            num_stages=launch.num_stages,
-            enable_fp_fusion=True,
-        )
+        launch.kernel[launch.grid](**launch.arguments, **launch.options)
 
 
 def primitive(plan: Callable[..., Iterable[Launch]]) -> Callable[..., None]:

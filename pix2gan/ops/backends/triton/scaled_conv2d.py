@@ -45,6 +45,7 @@ from pix2gan.ops.backends.triton.launch import (
     planes_grid,
     power_of_2,
     primitive,
+    registers,
 )
 
 # ------------------------------------------------------------------------------------------ packing
@@ -458,7 +459,7 @@ def _is_channels_last(x: Tensor) -> bool:
     return x.shape[1] == 1 or x.stride(1) == 1
 
 
-def _pack(x: Tensor, s: Tensor | None) -> tuple[Tensor, Launch]:
+def _pack(x: Tensor, s: Tensor | None, arch: Architecture) -> tuple[Tensor, Launch]:
     """x * s as [N, packed, H, W] in channels-last, the channels padded with zeros so that rows are
     aligned; and the launch that fills it."""
     n, c, height, width = x.shape
@@ -486,6 +487,7 @@ def _pack(x: Tensor, s: Tensor | None) -> tuple[Tensor, Launch]:
             "CHANNELS": channels,
             "PIXELS": pixels,
         },
+        registers=registers(arch, Launch.num_warps),
     )
     return out.permute(0, 3, 1, 2), launch
 
@@ -553,7 +555,7 @@ def plan_scaled_conv2d(
     aligned = _is_channels_last(x) and in_channels % _alignment(x) == 0
     readable = aligned or (pointwise and rows_even)
     if not readable or (long_sums and x.element_size() == 2):
-        x, launch = _pack(x, s)
+        x, launch = _pack(x, s, arch)
         yield launch
         s, rows_even = None, True
         in_channels = x.shape[1]
@@ -634,6 +636,7 @@ def plan_scaled_conv2d(
         },
         num_warps=tile.warps,
         num_stages=tile.stages,
+        registers=registers(arch, tile.warps),
     )
 
 
@@ -658,10 +661,10 @@ def plan_scaled_conv2d_wgrad(
     small, small_scale, big, big_scale = (x, s, dy, d) if transposed else (dy, d, x, s)
     rows, columns = small.shape[1], big.shape[1]
     if not _is_channels_last(small):
-        small, launch = _pack(small, None)
+        small, launch = _pack(small, None, arch)
         yield launch
     if not _is_channels_last(big):
-        big, launch = _pack(big, None)
+        big, launch = _pack(big, None, arch)
         yield launch
     if small.shape[3] > 1 and small.stride(2) != small.shape[3] * small.stride(3):
         small = small.contiguous(memory_format=torch.channels_last)
