@@ -386,7 +386,7 @@ class Trainer:
                 failure = error
                 progress.say(
                     f"The best model, that of step {self.step}, cannot be written "
-                    f"({told(error)}); the one before it is kept."
+                    f"({told(error)}); the training goes on without it."
                 )
         written: bool = self.world.from_main(failure is None)
         return written

@@ -611,7 +611,7 @@ def test_a_full_disk_keeps_the_best_model_and_says_so(tiny, monkeypatch, capsys)
     monkeypatch.setattr(trainer, "score_held_out", lambda *_: (next(scores), {}))
     monkeypatch.setattr(trainer, "export_model", limited)
     run = train(tiny(holdout=0.3, evaluate_every=2, steps=6))
-    said = "that of step 4, cannot be written (No space left on device); the one before it is kept."
+    said = "that of step 4, cannot be written (No space left on device); the training goes on"
     assert said in " ".join(capsys.readouterr().err.split())
     assert load_model(run / "model_best")[1].training["steps"] == 6
     assert final_state(run)["best_score"] == 2.5
