@@ -203,6 +203,9 @@ class _Writer:
         stream.pix_fmt = "yuv420p" if even else "yuv444p"  # half as many colours need pairs
         stream.time_base = context.time_base = time_base
         stream.options = {"crf": str(_rate_factor(self.quality, self.encoder))}
+        if self.encoder == "libx264":
+            # Its macroblock tree makes other bytes of equal frames in one run of thirty.
+            stream.options = {**stream.options, "x264-params": "mbtree=0"}
         if self.encoder == "libvpx-vp9":
             stream.bit_rate = 0  # or crf is only a lower bound
         hd = height >= _HD_LINES
