@@ -135,8 +135,7 @@ def compute(primitive: str, args: Sequence[Any]) -> torch.Tensor | None:
     try:
         if torch.is_grad_enabled() or not _is_plain(args) or torch.is_autocast_enabled("cpu"):
             return None
-        forced = _forced or os.environ.get(ENVIRONMENT_VARIABLE) or None
-        best = _candidates_for(primitive, "cpu", forced)[0]
+        best = _candidates_for(primitive, "cpu", forced_backend())[0]
         return None if best.shortcut is None else best.shortcut(*args)
     except Exception:
         return None
