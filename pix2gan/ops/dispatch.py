@@ -14,7 +14,7 @@ import importlib.util
 import logging
 import os
 import pkgutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -27,6 +27,7 @@ from torch._C import (
 )
 from torch._C._autograd import _profiler_enabled
 from torch._C._functorch import peek_interpreter_stack as _peek_interpreter_stack
+from torch.compiler import is_dynamo_compiling
 
 from pix2gan.errors import BackendError
 
@@ -130,13 +131,32 @@ def compute(primitive: str, args: Sequence[Any]) -> torch.Tensor | None:
     have been checked: whoever then goes on step by step finds what is wrong with them.
 
     The backend has a function ``new_<primitive>`` for it, which takes what the primitive takes,
-    raises where it cannot compute that, allocates its output and returns it.
+    raises where it cannot compute that, allocates its output and returns it. It is an operator of
+    PyTorch's: what a tensor's kind asks for, its dispatcher sees to.
     """
+    # Behind a kernel that has emptied the caches each call of a Python function costs about a
+    # microsecond, which is why there are so few.
+    if (
+        is_dynamo_compiling()  # first, as in _is_plain; who else compiles has a mode on a stack
+        or torch.is_grad_enabled()
+        or type(args[0]) not in _PLAIN_TENSORS
+        or _len_torch_dispatch_stack()
+        or _len_torch_function_stack()
+        or _peek_interpreter_stack() is not None
+        or _get_tracing_state() is not None
+        or _profiler_enabled()
+        or torch.is_autocast_enabled("cpu")
+    ):
+        return None
     try:
-        if torch.is_grad_enabled() or not _is_plain(args) or torch.is_autocast_enabled("cpu"):
-            return None
-        best = _candidates_for(primitive, "cpu", forced_backend())[0]
-        return None if best.shortcut is None else best.shortcut(*args)
+        forced = None
+        if _forced or _environment_key in _environment:
+            forced = forced_backend()
+        candidates = _candidates.get((primitive, "cpu", forced))
+        if candidates is None:
+            candidates = _candidates_for(primitive, "cpu", forced)
+        shortcut = candidates[0].shortcut
+        return None if shortcut is None else shortcut(*args)
     except Exception:
         return None
 
@@ -319,10 +339,21 @@ def takes(backend: str, primitive: str, args: Sequence[Any]) -> bool:
 # A plain global: the threads in which autograd runs backward see no ContextVar.
 _forced: str | None = None
 
+# os.environ tells by an exception that a variable is not set, which costs more than all the rest of
+# a selection; the dictionary in it (where Python has one) does not.
+_environment: Container[Any] = getattr(os.environ, "_data", os.environ)
+_environment_key: Any = (
+    ENVIRONMENT_VARIABLE
+    if _environment is os.environ
+    else os.environ.encodekey(ENVIRONMENT_VARIABLE)
+)
+
 
 def forced_backend() -> str | None:
     """What ``use_backend`` or ``PIX2GAN_BACKEND`` forces; None where the choice is automatic."""
-    return _forced or os.environ.get(ENVIRONMENT_VARIABLE) or None
+    if _forced or _environment_key not in _environment:
+        return _forced or None
+    return os.environ.get(ENVIRONMENT_VARIABLE) or None
 
 
 class use_backend:

@@ -49,6 +49,14 @@ def supports(primitive: str, *args: Any) -> bool:
     return dtype in DTYPES and all(args[i] is None or args[i].dtype == dtype for i in positions[1:])
 
 
+def __getattr__(name: str) -> Any:
+    """What ``pix2gan.ops.dispatch.compute`` asks for, straight from PyTorch."""
+    if name == "new_instance_norm_act":
+        op = torch.ops.pix2gan_native.new_instance_norm_act.default
+        return getattr(op, "_op", op)  # without the Python function around it
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 # The native ops take the arguments of the primitives as they are.
 
 
@@ -74,12 +82,6 @@ def instance_norm_stats(x: Tensor, mean: Tensor, m2: Tensor) -> None:
 
 def instance_norm_act(*args: Any) -> None:
     torch.ops.pix2gan_native.instance_norm_act.default(*args)
-
-
-def new_instance_norm_act(*args: Any) -> Tensor:
-    """What ``pix2gan.ops.dispatch.compute`` asks for."""
-    y: Tensor = torch.ops.pix2gan_native.new_instance_norm_act.default(*args)
-    return y
 
 
 def instance_norm_act_grad(*args: Any) -> None:
