@@ -86,9 +86,11 @@ namespace kernels = pix2gan::cuda;
 constexpr int64_t least_channels = 1;
 
 // The layout to convolve in: tensor cores take half precision channels-last.
-bool convolves_channels_last(Type type, bool is_channels_last, int64_t) {
+bool convolves_channels_last(Type type, bool is_channels_last, bool, int64_t) {
     return is_channels_last || type != Type::float32;
 }
+// Whether a convolution of contiguous images, pixel by pixel, is a product of matrices.
+constexpr bool multiplies_pixels = false;
 // and the gradient of a weight with so many channels and more
 constexpr int64_t least_wgrad_channels = 1;
 // Many small convolutions cost a GPU more than scaling the larger tensor, and a weight's gradient
@@ -132,8 +134,12 @@ namespace kernels = pix2gan::cpu;
 constexpr int64_t least_channels = 4;
 
 // The layout to convolve in: channels-last is as fast or faster where the larger image has 32 x 32
-// pixels, and slower where it has less, much slower for the gradient of a weight.
-bool convolves_channels_last(Type, bool, int64_t pixels) { return pixels >= 32 * 32; }
+// pixels, and slower where it has less, much slower for the gradient of a weight. What is a product
+// of matrices stays as it is.
+bool convolves_channels_last(Type, bool is_channels_last, bool by_pixels, int64_t pixels) {
+    return pixels >= 32 * 32 && (is_channels_last || !by_pixels);
+}
+constexpr bool multiplies_pixels = true;
 // and with fewer channels that gradient is not vectorised in bfloat16
 constexpr int64_t least_wgrad_channels = 16;
 // Whether weights may be scaled instead of images, sample by sample.
@@ -493,7 +499,18 @@ struct Convolution {
     // over.
     int64_t rest_h, rest_w;
 
+    bool by_pixels(const Tensor& w) const {
+        return w.size(2) == 1 && w.size(3) == 1 && stride == 1 && padding == 0 && !transposed;
+    }
+
     Tensor operator()(const Tensor& x, const Tensor& w) const {
+        if (multiplies_pixels && by_pixels(w) && x.is_contiguous() && x.size(0) == 1) {
+            const int64_t height = x.size(2), width = x.size(3);
+            const Tensor columns = torch::stable::view(x, {x.size(1), height * width});
+            const Tensor rows = torch::stable::reshape(w, {w.size(0), w.size(1)});
+            return torch::stable::view(torch::stable::matmul(rows, columns),
+                                       {1, w.size(0), height, width});
+        }
         std::array<StableIValue, 9> stack{from(x),
                                           from(w),
                                           from(std::nullopt),
@@ -540,10 +557,11 @@ struct Convolved {
     Type type;
     bool channels_last;
 
-    Convolved(const Tensor& x, const Tensor& y)
+    Convolved(const Tensor& x, const Tensor& y, bool by_pixels)
         : type(kernels::convolves(type_of(x)) ? type_of(x) : Type::float32),
-          channels_last(convolves_channels_last(
-              type, is_channels_last(x), std::max(x.size(2) * x.size(3), y.size(2) * y.size(3)))) {}
+          channels_last(
+              convolves_channels_last(type, is_channels_last(x), by_pixels && x.size(0) == 1,
+                                      std::max(x.size(2) * x.size(3), y.size(2) * y.size(3)))) {}
 
     bool fits(const Tensor& t) const {
         return type_of(t) == type && (channels_last ? is_channels_last(t) : t.is_contiguous());
@@ -654,7 +672,6 @@ void scaled_conv2d(const Tensor& x, const Tensor& w, const Optional& s, const Op
     }
     if (out.numel() == 0) return;
 
-    const Convolved as(x, out);
     Convolution convolve{stride, padding, transposed, 0, 0};
     // Where few channels come out, a transposed convolution is slow as such.
     const bool adjoint = transposed && stride == 1 && outer < 16 && kh == kw && padding < kh;
@@ -664,6 +681,7 @@ void scaled_conv2d(const Tensor& x, const Tensor& w, const Optional& s, const Op
         convolve.rest_h = out_h - ((x.size(2) - 1) * stride - 2 * padding + kh);
         convolve.rest_w = out_w - ((x.size(3) - 1) * stride - 2 * padding + kw);
     }
+    const Convolved as(x, out, convolve.by_pixels(w));
     const int64_t rows = w.size(adjoint ? 1 : 0), columns = w.size(adjoint ? 0 : 1);
     const int64_t shape[] = {rows, columns, kh, kw};
 
@@ -710,7 +728,7 @@ void scaled_conv2d_wgrad(const Tensor& x, const Tensor& dy, const Optional& s, c
         torch::stable::zero_(out);
         return;
     }
-    Convolved as(x, dy);
+    Convolved as(x, dy, false);
     if (outer < least_wgrad_channels) as.channels_last = false;
     // Of one sample, the gradient is scaled instead of what it is computed from.
     const bool behind = sample_by_sample && n == 1;
