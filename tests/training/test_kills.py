@@ -15,7 +15,7 @@ import pytest
 
 from pix2gan.training import TrainConfig, train
 from pix2gan.training.methods import list_methods
-from tests.training.test_trainer import assert_same, curve, final_state
+from tests.training.run_state import assert_same, curve, final_state
 
 ROOT = Path(__file__).parents[2]
 METHODS = list_methods()

@@ -10,8 +10,8 @@ import torch
 
 from pix2gan.models import list_models
 from pix2gan.training import train
-from pix2gan.training.checkpointing import CheckpointFolder, load_checkpoint
 from pix2gan.training.methods import find_method, list_methods
+from tests.training.run_state import assert_same, final_state
 
 METHODS = list_methods()
 # So small that all of them with all methods take seconds.
@@ -22,30 +22,6 @@ SMALL: dict[str, dict[str, Any]] = {
     "modulated_unet": {"num_downs": 3},
     "pix2pixhd": {"num_blocks": 1, "num_downs": 2},
 }
-
-
-def final_state(run: Any) -> dict[str, Any]:
-    """The last checkpoint without what may differ between two equal runs."""
-    state = load_checkpoint(CheckpointFolder(run / "checkpoints", keep=2).files()[-1])
-    return {k: v for k, v in state.items() if k not in ("seconds", "config")}
-
-
-def assert_same(ours: Any, theirs: Any, where: str = "state") -> None:
-    """Equal to the last bit."""
-    assert type(ours) is type(theirs), where
-    if isinstance(ours, dict):
-        assert list(ours) == list(theirs), where
-        for key in ours:
-            assert_same(ours[key], theirs[key], f"{where}.{key}")
-    elif isinstance(ours, (list, tuple)):
-        assert len(ours) == len(theirs), where
-        for i, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
-            assert_same(mine, other, f"{where}[{i}]")
-    elif isinstance(ours, torch.Tensor):
-        assert ours.dtype == theirs.dtype, where
-        assert torch.equal(ours, theirs), where
-    else:
-        assert ours == theirs, where
 
 
 @pytest.mark.parametrize("workers", [0, 2])

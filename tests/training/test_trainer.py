@@ -21,46 +21,16 @@ from PIL import Image
 from pix2gan.checkpoints.load import load_model
 from pix2gan.errors import CheckpointError, ConfigError, DataError, Pix2ganError
 from pix2gan.training import TrainConfig, metrics, train, trainer
-from pix2gan.training.checkpointing import CheckpointFolder, load_checkpoint
+from pix2gan.training.checkpointing import CheckpointFolder
 from pix2gan.training.dataset import open_paired_data
 from pix2gan.training.export import command_line
 from pix2gan.training.methods import register_method
 from pix2gan.training.methods.pix2pix import Pix2Pix
 from pix2gan.training.metrics import read_metrics
+from tests.training.run_state import assert_same, curve, final_state
 
 ROOT = Path(__file__).parents[2]
 SCORES = ("l1", "psnr", "ssim")
-
-
-def final_state(run: Path) -> dict[str, Any]:
-    """The last checkpoint without what may differ between two equal runs."""
-    state = load_checkpoint(CheckpointFolder(run / "checkpoints", keep=2).files()[-1])
-    return {k: v for k, v in state.items() if k not in ("seconds", "config")}
-
-
-def curve(run: Path) -> list[dict[str, float]]:
-    timings = ("seconds", "images_per_second")
-    entries = read_metrics(run / "metrics.jsonl")
-    return [{k: v for k, v in entry.items() if k not in timings} for entry in entries]
-
-
-def assert_same(ours: Any, theirs: Any, where: str = "state") -> None:
-    """Equal to the last bit, in values, types and memory layout."""
-    assert type(ours) is type(theirs), where
-    if isinstance(ours, dict):
-        assert list(ours) == list(theirs), where
-        for key in ours:
-            assert_same(ours[key], theirs[key], f"{where}.{key}")
-    elif isinstance(ours, (list, tuple)):
-        assert len(ours) == len(theirs), where
-        for i, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
-            assert_same(mine, other, f"{where}[{i}]")
-    elif isinstance(ours, torch.Tensor):
-        assert ours.dtype == theirs.dtype, where
-        assert ours.stride() == theirs.stride(), where
-        assert torch.equal(ours, theirs), where
-    else:
-        assert ours == theirs, where
 
 
 def at_step(monkeypatch: pytest.MonkeyPatch, number: int, action: Callable[[], None]) -> None:
@@ -684,7 +654,7 @@ class Twins(Pix2Pix):
 
 def test_the_trainer_knows_no_method_by_name(tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     methods = {"pix2pix": "pix2gan.training.methods.pix2pix:Pix2Pix"}
-    monkeypatch.setattr("pix2gan.training.methods._METHODS", methods)
+    monkeypatch.setattr("pix2gan.training.method_registry._METHODS", methods)
     monkeypatch.setitem(sys.modules, "twins", sys.modules[__name__])
     register_method("twins", "twins:Twins")
     whole = train(tiny("whole", method="twins"))
