@@ -14,6 +14,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -26,6 +27,7 @@ from pix2gan.errors import ConfigError, Pix2ganError
 from pix2gan.ops_commands import ops_app
 from pix2gan.training.config import TrainConfig, check_names, read_yaml
 from pix2gan.training.method_options import CUTConfig, CycleGANConfig, FastCUTConfig, Pix2PixConfig
+from pix2gan.training.method_registry import find_method, list_methods, locate_method
 
 DONE, SOME_FAILED, CANNOT = 0, 1, 2
 INTERRUPTED, BROKEN_PIPE = 130, 141  # 128 + SIGINT, 128 + SIGPIPE, as shells count
@@ -77,7 +79,7 @@ def _layer_config_file(command: App, names: tuple[str, ...], arguments: Argument
             f"{path} is for the method {values['method']}: give it to pix2gan train "
             f"{values['method']}."
         )
-    check_names(TRAIN_OPTIONS[method], values, path)
+    check_names(_offered[method], values, path)
     if "--steps" in given or "--epochs" in given:  # two ways to say the same thing
         values = {k: v for k, v in values.items() if k not in ("steps", "epochs")}
     values = {name: value for name, value in values.items() if value is not None}
@@ -94,6 +96,7 @@ TRAIN_OPTIONS: dict[str, type[TrainConfig]] = {
     "cut": CUTConfig,
     "fastcut": FastCUTConfig,
 }
+_offered: dict[str, type[TrainConfig]] = {}  # by the commands of pix2gan train
 _Flat = Parameter(name="*")
 _DryRun = Annotated[
     bool,
@@ -310,50 +313,52 @@ def translate(
     return SOME_FAILED if result.failed else DONE
 
 
-@train_app.command
-def pix2pix(
-    options: Annotated[Pix2PixConfig, _Flat],
-    *,
-    config: _ConfigFile = None,
-    dry_run: _DryRun = False,
-) -> None:
-    """Train on pairs of images: conditional GAN and L1 (Isola et al., 2017)."""
-    _train("pix2pix", options, dry_run)
+def _offer_method(name: str, kind: type[TrainConfig], text: str) -> None:
+    """Make ``pix2gan train NAME`` a command that takes the options of ``kind``."""
+
+    def command(options: TrainConfig, *, config: Path | None = None, dry_run: bool = False) -> None:
+        _train(name, options, dry_run)
+
+    command.__annotations__ = {
+        "options": Annotated[kind, _Flat],
+        "config": _ConfigFile,
+        "dry_run": _DryRun,
+        "return": None,
+    }
+    train_app.command(command, name=name, help=text)
+    _offered[name] = kind
 
 
-@train_app.command
-def cyclegan(
-    options: Annotated[CycleGANConfig, _Flat],
-    *,
-    config: _ConfigFile = None,
-    dry_run: _DryRun = False,
-) -> None:
-    """Train on unpaired images, both ways at once: cycle consistency (Zhu et al., 2017)."""
-    _train("cyclegan", options, dry_run)
+for _name, _text in {
+    "pix2pix": "Train on pairs of images: conditional GAN and L1 (Isola et al., 2017).",
+    "cyclegan": "Train on unpaired images, both ways: cycle consistency (Zhu et al., 2017).",
+    "cut": "Train on unpaired images, one way: contrasts of patches (Park et al., 2020).",
+    "fastcut": "Train as with cut, faster and with less memory: FastCUT (Park et al., 2020).",
+}.items():
+    _offer_method(_name, TRAIN_OPTIONS[_name], _text)
 
 
-@train_app.command
-def cut(
-    options: Annotated[CUTConfig, _Flat], *, config: _ConfigFile = None, dry_run: _DryRun = False
-) -> None:
-    """Train on unpaired images, one way: contrastive learning of patches (Park et al., 2020)."""
-    _train("cut", options, dry_run)
+def _offer_methods_of_others(asked_for: str | None) -> None:
+    """Add the methods of other packages to ``pix2gan train``.
 
-
-@train_app.command
-def fastcut(
-    options: Annotated[FastCUTConfig, _Flat],
-    *,
-    config: _ConfigFile = None,
-    dry_run: _DryRun = False,
-) -> None:
-    """Train as with cut, faster and with less memory: FastCUT (Park et al., 2020)."""
-    _train("fastcut", options, dry_run)
+    They are listed without being imported; only the one that is asked for is.
+    """
+    for name in sorted(set(list_methods()) - set(TRAIN_OPTIONS)):
+        if name in train_app:  # of an earlier call of main
+            del train_app[name]
+        text = f"From another package: {locate_method(name)}."
+        if name == asked_for:
+            found = find_method(name)
+            _offer_method(name, found.options, (found.__doc__ or text).strip().partition("\n")[0])
+        else:
+            _offer_method(name, TrainConfig, text)
 
 
 def _train(method: str, options: TrainConfig, dry_run: bool) -> None:
     from pix2gan.training import train
 
+    if options.method == getattr(type(options), "method", None):
+        options = replace(options, method=method)  # it may take those of another method
     if options.method != method:
         raise ConfigError(
             f"pix2gan train {method} was told --method {options.method}: leave it out."
@@ -479,8 +484,6 @@ def convert(
     overwrite
         Replace what is there already.
     """
-    from dataclasses import replace
-
     from pix2gan.checkpoints import load_model, resolve_model, save_legacy, save_model
     from pix2gan.checkpoints.exported import require_weights
 
@@ -587,8 +590,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     if isinstance(sys.stdout, io.TextIOWrapper):  # as stderr: a file's name may be no UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
+    words = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        result = app(sys.argv[1:] if arguments is None else list(arguments))
+        if words[:1] == ["train"]:
+            _offer_methods_of_others(words[1] if len(words) > 1 else None)
+        result = app(words)
         sys.stdout.flush()
         return result if isinstance(result, int) else DONE
     except KeyboardInterrupt:

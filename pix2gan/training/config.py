@@ -3,7 +3,8 @@
 What a method takes besides, and its defaults, is a subclass in ``method_options``.
 """
 
-from __future__ import annotations
+# Annotations are not postponed here: the options that a class in another module inherits would be
+# looked up among the names of that module by whoever asks what the parameters of its __init__ are.
 
 import dataclasses
 import difflib
@@ -291,7 +292,7 @@ class TrainConfig:
         epochs = self.default_epochs if self.epochs is None else self.epochs
         return max(1, math.ceil(epochs * images / (self.batch * self.accumulate * processes)))
 
-    def differences(self, other: TrainConfig) -> list[str]:
+    def differences(self, other: "TrainConfig") -> list[str]:
         """Which options differ from ``other``'s in a way that changes what is learned."""
         lines = []
         for option in dataclasses.fields(self):

@@ -3,7 +3,7 @@
 Free of torch, so that the command line can show them at once.
 """
 
-from __future__ import annotations
+# Annotations are not postponed, for the reason that ``config`` gives.
 
 import dataclasses
 from dataclasses import dataclass

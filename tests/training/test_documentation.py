@@ -78,7 +78,7 @@ def test_the_method_in_the_documentation_runs(
     )
     (tmp_path / "regression.py").write_text(code)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr("pix2gan.training.methods._METHODS", {})
+    monkeypatch.setattr("pix2gan.training.method_registry._METHODS", {})
     regression = importlib.import_module("regression")
     options = tiny().to_dict() | {"method": "regression", "l1": 2.0}
     known = {f.name for f in dataclasses.fields(regression.RegressionConfig)}

@@ -193,7 +193,7 @@ def test_methods_are_found_by_name() -> None:
 
 
 def test_methods_can_be_added(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pix2gan.training.methods._METHODS", {})
+    monkeypatch.setattr("pix2gan.training.method_registry._METHODS", {})
     register_method("mine", "pix2gan.training.methods.pix2pix:Pix2Pix")
     assert list_methods() == ["mine"]
     assert find_method("mine") is Pix2Pix

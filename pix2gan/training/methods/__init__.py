@@ -2,23 +2,32 @@
 
 A method owns networks and losses; the trainer owns devices, precision, optimizers, logging and
 saving, and knows no method by name. Adding one: write a subclass of :class:`Method` and register
-it under a name (``docs/training.md`` has a complete example).
+it under a name, or declare it in a package (``docs/training.md`` has a complete example).
 """
 
 from __future__ import annotations
 
-import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from torch import Tensor, nn
 
-from pix2gan.errors import ConfigError
 from pix2gan.training.config import TrainConfig
+from pix2gan.training.method_registry import find_method, list_methods, register_method
 
 if TYPE_CHECKING:
     from pix2gan.training.dataset import TrainingData
+
+__all__ = [
+    "Domains",
+    "Method",
+    "Translation",
+    "Update",
+    "find_method",
+    "list_methods",
+    "register_method",
+]
 
 
 class Update(NamedTuple):
@@ -131,34 +140,3 @@ class Method(ABC):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027
         """The inverse of :meth:`state_dict`."""
-
-
-_METHODS: dict[str, str] = {
-    "cut": "pix2gan.training.methods.cut:CUT",
-    "cyclegan": "pix2gan.training.methods.cyclegan:CycleGAN",
-    "fastcut": "pix2gan.training.methods.cut:FastCUT",
-    "pix2pix": "pix2gan.training.methods.pix2pix:Pix2Pix",
-}
-
-
-def register_method(name: str, location: str) -> None:
-    """Make ``TrainConfig(method=name)`` find the class at ``"package.module:Class"``."""
-    _METHODS[name] = location
-
-
-def list_methods() -> list[str]:
-    """The names that ``TrainConfig.method`` takes."""
-    return sorted(_METHODS)
-
-
-def find_method(name: str) -> type[Method]:
-    """The method class called ``name``.
-
-    Raises:
-        ConfigError: If there is none of that name.
-    """
-    if name not in _METHODS:
-        raise ConfigError(f"--method must be {' or '.join(list_methods())}, got {name!r}.")
-    module, _, attribute = _METHODS[name].partition(":")
-    found: type[Method] = getattr(importlib.import_module(module), attribute)
-    return found
