@@ -560,7 +560,7 @@ struct Convolved {
     Convolved(const Tensor& x, const Tensor& y, bool by_pixels)
         : type(kernels::convolves(type_of(x)) ? type_of(x) : Type::float32),
           channels_last(
-              convolves_channels_last(type, is_channels_last(x), by_pixels && x.size(0) == 1,
+              convolves_channels_last(type, is_channels_last(x), by_pixels,
                                       std::max(x.size(2) * x.size(3), y.size(2) * y.size(3)))) {}
 
     bool fits(const Tensor& t) const {
