@@ -387,7 +387,8 @@ def evaluate(
     page: Path | None = None,
     inputs: Path | None = None,
     split: str = "",
-    model: Path | None = None,
+    model: str | None = None,
+    direction: Literal["AtoB", "BtoA"] | None = None,
     seed: int = 0,
 ) -> None:
     """Score translated images against the real ones: PSNR, SSIM, L1, sliced Wasserstein distance.
@@ -417,7 +418,10 @@ def evaluate(
     split
         The part of the data that this is, for the report.
     model
-        The model that made the outputs: its hash goes into the report.
+        The model that made the outputs, as translate --model takes it: its hash goes into the
+        report.
+    direction
+        Which of two models is meant, as CycleGAN's.
     seed
         Seed of the sliced Wasserstein distance's patches and projections, and of KID's subsets.
     """
@@ -441,6 +445,7 @@ def evaluate(
             inputs=inputs,
             split=split,
             model=model,
+            direction=direction,
             seed=seed,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )

@@ -12,7 +12,7 @@ from pix2gan.checkpoints.exported import SUFFIXES as EXPORTED
 from pix2gan.checkpoints.exported import load_exported
 from pix2gan.checkpoints.legacy import SUFFIXES, load_legacy
 from pix2gan.checkpoints.model_config import ModelConfig
-from pix2gan.checkpoints.native import load_native, set_statistics
+from pix2gan.checkpoints.native import load_native, locate, set_statistics
 from pix2gan.errors import CheckpointError
 
 _LEGACY_NAME = re.compile(r"(?P<epoch>latest|\d+)_net_(?P<network>G(_[AB])?)\.(pth|pt)")
@@ -72,6 +72,18 @@ def load_model(
         config = dataclasses.replace(config, statistics=statistics)
         set_statistics(generator, statistics)
     return generator, config
+
+
+def find_weights(path: Path, direction: str | None = None) -> Path:
+    """The file whose weights `load_model` would load; the file itself is not looked into.
+
+    Raises:
+        CheckpointError: If there is no model at `path`; says what lies there instead.
+    """
+    legacy = find_legacy(path, direction or "AtoB")
+    if legacy is not None:
+        return legacy
+    return path if path.suffix in EXPORTED and path.is_file() else locate(path)[0]
 
 
 def find_legacy(path: Path, direction: str) -> Path | None:

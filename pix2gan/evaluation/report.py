@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from pix2gan import image_metrics as metrics
-from pix2gan.checkpoints.native import locate
+from pix2gan.checkpoints import resolve_model
+from pix2gan.checkpoints.load import find_weights
 from pix2gan.data.image_io import list_images, open_image, to_float, to_rgb
 from pix2gan.errors import BadImageError, CheckpointError, ConfigError, DataError
 from pix2gan.evaluation.features import FeatureNetwork, open_features, open_maps
@@ -134,7 +135,8 @@ def evaluate_folders(
     page: Path | None = None,
     inputs: Path | None = None,
     split: str = "",
-    model: Path | None = None,
+    model: str | os.PathLike[str] | None = None,
+    direction: str | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> EvaluationReport:
@@ -159,7 +161,9 @@ def evaluate_folders(
         page: Where to write an HTML page of the scores and the worst, usual and best pairs.
         inputs: What was translated, to be shown on the page: images of the same names.
         split: The part of the data that this is, for the report: "test".
-        model: The file that made the outputs, or its folder; its SHA-256 goes into the report.
+        model: What made the outputs, as ``resolve_model`` takes it: bundled name, folder, run,
+            file or hub id. The SHA-256 of the file with its weights goes into the report.
+        direction: "AtoB" or "BtoA": which of two models is meant, as CycleGAN's.
         seed: Of the sliced Wasserstein distance's patches and projections, and of KID's subsets.
         progress: Called with (images done, images in all) after each pair or image.
 
@@ -191,7 +195,7 @@ def evaluate_folders(
         if path is not None:
             _check_report(Path(path))
     if model is not None:
-        of |= {"model": _hash_of(Path(model))}
+        of |= {"model": _hash_of(model, direction)}
     result = EvaluationReport(
         outputs=outputs,
         references=references,
@@ -329,9 +333,10 @@ class _Run:
         return protocol
 
 
-def _hash_of(model: Path) -> dict[str, str]:
+def _hash_of(model: str | os.PathLike[str], direction: str | None) -> dict[str, str]:
     """Name and SHA-256 of a model's file."""
-    path = locate(model)[0] if model.is_dir() or model.suffix == ".safetensors" else model
+    found = resolve_model(model, direction)
+    path = find_weights(found, direction)
     try:
         with path.open("rb") as file:
             digest = hashlib.sha256()
@@ -339,7 +344,14 @@ def _hash_of(model: Path) -> dict[str, str]:
                 digest.update(block)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror or error})") from None
-    return {"name": model.name, "file": path.name, "sha256": digest.hexdigest()}
+    given = Path(model).expanduser()
+    # Of a run, which of its models it was.
+    inside = given.is_dir() and path.is_relative_to(given)
+    return {
+        "name": given.resolve().name if given.exists() else os.fspath(model),
+        "file": path.relative_to(given).as_posix() if inside else path.name,
+        "sha256": digest.hexdigest(),
+    }
 
 
 def _write_page(

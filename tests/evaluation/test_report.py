@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,10 @@ import pytest
 import torch
 
 from pix2gan import image_metrics as metrics
+from pix2gan.checkpoints.resolve import pretrained_folder
+from pix2gan.cli import main
 from pix2gan.data.image_io import save_image
-from pix2gan.errors import ConfigError, DataError
+from pix2gan.errors import CheckpointError, ConfigError, DataError
 from pix2gan.evaluation import report
 from pix2gan.evaluation.report import evaluate_folders, match_images
 from pix2gan.evaluation.scores import PairedScores
@@ -80,6 +84,45 @@ def test_the_report_is_written_as_json(folders: tuple[Path, Path], tmp_path: Pat
     assert [entry.name for entry in path.parent.iterdir()] == ["report.json"]
     for line in ("3 images", "PSNR", "SSIM", "L1", "SWD"):
         assert line in result.summary()
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_the_model_is_named_as_in_translation(folders: tuple[Path, Path], tmp_path: Path):
+    """Of whatever ``translate -m`` takes, the report has the hash of the file with the weights."""
+    bundled = pretrained_folder() / "sketch2motorbike"
+    run, original = tmp_path / "run", tmp_path / "original"
+    for direction in ("AtoB", "BtoA"):
+        shutil.copytree(bundled, run / f"model_{direction}")
+    with (run / "model_BtoA" / "model.safetensors").open("ab") as file:
+        file.write(b" ")
+    original.mkdir()
+    for name in ("latest_net_G_A.pth", "latest_net_G_B.pth"):
+        (original / name).write_bytes(name.encode())
+    weights = "model.safetensors"
+    for given, direction, name, file, path in [
+        ("sketch2motorbike", None, "sketch2motorbike", weights, bundled / weights),
+        (str(bundled), None, "sketch2motorbike", weights, bundled / weights),
+        (bundled / weights, None, weights, weights, bundled / weights),
+        (run, "BtoA", "run", f"model_BtoA/{weights}", run / "model_BtoA" / weights),
+        (original, "BtoA", "original", "latest_net_G_B.pth", original / "latest_net_G_B.pth"),
+    ]:
+        found = evaluate_folders(*folders, model=given, direction=direction).of["model"]
+        assert found == {"name": name, "file": file, "sha256": sha256(path)}
+    arguments = ["evaluate", str(folders[0]), "--against", str(folders[1])]
+    scores = tmp_path / "scores.json"
+    command = [*arguments, "--report", str(scores), "--model"]
+    assert main([*command, str(run), "--direction", "AtoB"]) == 0
+    found = json.loads(scores.read_text())["model"]
+    assert found["file"] == f"model_AtoB/{weights}"
+    with pytest.raises(CheckpointError, match="2 models: give a direction"):
+        evaluate_folders(*folders, model=run)
+    with pytest.raises(CheckpointError, match=r"There is no model 'sketch2motorbik'.*Did you mean"):
+        evaluate_folders(*folders, model="sketch2motorbik")
+    with pytest.raises(CheckpointError, match="is not a model"):
+        evaluate_folders(*folders, model=scores)
 
 
 def test_identical_folders_score_perfectly(folders: tuple[Path, Path], tmp_path: Path):
