@@ -171,7 +171,13 @@ def _glob_url(url: str) -> list[str]:
     if not glob.has_magic(url):
         return [url]
     files, path = _file_system(url)
-    return [str(files.unstrip_protocol(found)) for found in files.glob(path)]
+    try:
+        return [str(files.unstrip_protocol(found)) for found in files.glob(path)]
+    except Exception as error:  # each protocol's library raises its own
+        raise DataError(
+            f"What lies at {url} cannot be listed ({_reason(error)}): check the address, or name "
+            "the shards by a range, as in pairs-{000..099}.tar."
+        ) from error
 
 
 def _file_system(url: str) -> tuple[Any, str]:
@@ -185,6 +191,13 @@ def _file_system(url: str) -> tuple[Any, str]:
             f"{url} cannot be read here ({reason}): install pix2gan[shards], or the package named."
         ) from None
     return files, str(path)
+
+
+def _reason(error: BaseException) -> str:
+    """Why a file behind a URL cannot be had, in a few words."""
+    if isinstance(error, FileNotFoundError):  # its own text is the URL
+        return "there is no such file" if error.__cause__ is None else _reason(error.__cause__)
+    return (" ".join(str(error).split()) or type(error).__name__)[:200]
 
 
 # -- listing ---------------------------------------------------------------------------------------
@@ -242,20 +255,21 @@ def write_index(path: Path) -> Path:
 def _read_index_file(shard: Shard) -> Members | None:
     """The index beside a shard; None where there is none, or it is of a tar of another size."""
     try:
+        size: int | None
         if shard.cache is None:
             size = Path(shard.url).stat().st_size
-            text = Path(shard.url + INDEX_SUFFIX).read_text("utf-8")
+            text = Path(shard.url + INDEX_SUFFIX).read_bytes()
         else:
-            files, path = _file_system(shard.url)
-            size = files.size(path)
-            text = files.cat_file(path + INDEX_SUFFIX).decode()
+            fetched = _fetch_index(shard.url)
+            if fetched is None:
+                return None
+            size, text = fetched
         content = json.loads(text)
         if content["size"] != size:
             return None
         members = [(str(name), int(o), int(s)) for name, o, s in content["members"]]
     except FileNotFoundError:
-        if shard.cache is None:
-            Path(shard.url).stat()  # whether it is the shard that is missing
+        Path(shard.url).stat()  # whether it is the shard that is missing
         return None
     except (ValueError, KeyError, TypeError, RecursionError):
         raise DataError(
@@ -265,6 +279,15 @@ def _read_index_file(shard: Shard) -> Members | None:
     if any(o < 0 or s < 0 or (size is not None and o + s > size) for _, o, s in members):
         raise DataError(f"The index {shard.url}{INDEX_SUFFIX} is not of this shard: remove it.")
     return members
+
+
+def _fetch_index(url: str) -> tuple[int | None, bytes] | None:
+    """The size of a shard behind a URL, None if nobody says, and its index."""
+    files, path = _file_system(url)
+    try:
+        return files.size(path), files.cat_file(path + INDEX_SUFFIX)
+    except Exception:  # some servers refuse what they lack; the shard itself tells what is wrong
+        return None
 
 
 def _samples(shard: Shard, members: Members) -> list[ShardSample]:
@@ -338,8 +361,7 @@ class ShardCache:
                 while block := source.read(2**22):
                     target.write(block)
         except Exception as error:  # each protocol's library raises its own
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise DataError(f"The shard {url} cannot be fetched: {reason[:200]}.") from error
+            raise DataError(f"The shard {url} cannot be fetched: {_reason(error)}.") from error
 
     def _make_room(self) -> None:
         here = []

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
 import io
+import itertools
 import pickle
+import sys
 import tarfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -177,6 +182,67 @@ def test_what_cannot_be_fetched_is_one_sentence(remote: str) -> None:
         open_paired(Path(f"{remote}/gone.tar"), size=16)
     with pytest.raises(ConfigError, match=r"pix2gan\[shards\]"):
         open_paired(Path("nosuchprotocol://bucket/x.tar"), size=16)
+
+
+class Web(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder, whose files it lists; one index is refused, though there is no secret."""
+
+    def send_head(self) -> Any:
+        if self.path in {"/forbidden.tar", "/p-001.tar.index"}:
+            return self.send_error(403)
+        return super().send_head()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def web(packed: Path) -> Iterator[str]:
+    pytest.importorskip("aiohttp")
+    handler = functools.partial(Web, directory=str(packed / "shards"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        thread = threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+
+
+@pytest.mark.parametrize("name", ["p-{000..002}.tar", "p-*.tar"])
+def test_shards_behind_http_are_those_on_the_disk(packed: Path, web: str, name: str) -> None:
+    """The second form without indexes, so that the shards themselves are listed."""
+    if "*" in name:
+        for index in (packed / "shards").glob("*.index"):
+            index.unlink()
+    ours = open_paired(Path(f"{web}/{name}"), size=16)
+    theirs = open_paired(packed / "shards", size=16)
+    assert (ours.names, ours.shard_sizes) == (theirs.names, theirs.shard_sizes)
+    sampler = ResumableSampler(10, batch=5, seed=3, shard_sizes=ours.shard_sizes)
+    for workers in (1, 0):  # a worker has none of this process's connections
+        batches = zip(sampler, make_loader(ours, sampler, workers), strict=False)
+        for keys, batch in itertools.islice(batches, 2):
+            assert torch.equal(batch["A"], torch.stack([theirs[key]["A"] for key in keys]))
+
+
+def test_what_a_web_server_does_not_give_is_one_sentence(packed: Path, web: str) -> None:
+    with pytest.raises(DataError, match=r"/gone\.tar cannot be fetched: .*404"):
+        open_paired(Path(f"{web}/gone.tar"), size=16)
+    with pytest.raises(DataError, match=r"forbidden\.tar cannot be fetched: .*403"):
+        open_paired(Path(f"{web}/forbidden.tar"), size=16)
+    with pytest.raises(DataError, match=r"There are no \.tar files at http://.*/q-\*\.tar"):
+        open_paired(Path(f"{web}/q-*.tar"), size=16)
+    nobody = "http://127.0.0.1:1"
+    with pytest.raises(DataError, match=r"127\.0\.0\.1:1/p-\*\.tar cannot be listed \("):
+        open_paired(Path(f"{nobody}/p-*.tar"), size=16)
+    with pytest.raises(DataError, match=r"127\.0\.0\.1:1/p\.tar cannot be fetched: Cannot connect"):
+        open_paired(Path(f"{nobody}/p.tar"), size=16)
+
+
+def test_http_without_its_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "aiohttp", None)  # importing it fails
+    monkeypatch.delitem(sys.modules, "fsspec.implementations.http", raising=False)
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "http", raising=False)
+    with pytest.raises(ConfigError, match=r"^http://.* cannot be read here .*pix2gan\[shards\]"):
+        open_paired(Path("http://127.0.0.1:1/p.tar"), size=16)
 
 
 # -- bad shards ------------------------------------------------------------------------------------
