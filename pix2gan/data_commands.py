@@ -207,8 +207,10 @@ def download(
 ) -> None:
     """Download a public data set of pix2pix or CycleGAN; without a name, list them.
 
-    An interrupted download goes on. Of a data set that is there already every file is checked
-    against what was downloaded. Mind the terms of the data: most are for research.
+    An interrupted download goes on. Sizes and checksums are not known beforehand: the first
+    download records them in NAME.download.json, and later ones are checked against that, as is
+    every file of a data set that is there already. Mind the terms of the data: most are for
+    research.
 
     Parameters
     ----------
@@ -221,12 +223,19 @@ def download(
     sha256
         Refuse an archive with another checksum.
     """
-    from pix2gan.data.download import PUBLIC_DATA
+    from pix2gan.data.download import PUBLIC_DATA, recorded
     from pix2gan.data.download import download as fetch
 
     if name is None:
         for known, data in PUBLIC_DATA.items():
             print(f"{known:24}{'paired  ' if data.paired else 'unpaired'}  {data.what}")
+            print(f"  {data.url}")
+            if (archive := recorded(known, out)) is not None:
+                print(f"  recorded in {out}: {archive[0]} bytes, SHA-256 {archive[1]}")
+        print(
+            "Sizes and SHA-256 are not known beforehand: the first download records them in "
+            "NAME.download.json, and later ones are checked against that."
+        )
         return
     with _progress("Downloading") as progress:
         folder, digest = fetch(name, out, mirror=mirror, sha256=sha256, progress=progress)

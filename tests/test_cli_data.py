@@ -277,16 +277,25 @@ def test_split_of_unpaired_and_side_by_side(tmp_path: Path) -> None:
 # -- download --------------------------------------------------------------------------------------
 
 
+def entity_tag(data: bytes) -> str:
+    return f'"{hashlib.md5(data).hexdigest()}"'
+
+
 class Server(http.server.BaseHTTPRequestHandler):
     """Serves ``files``; ``cut`` ends the next answers early, ``ranges`` may be switched off.
 
-    A range that begins at the end is refused, with the size if ``says_size``.
+    A range that begins at the end is refused, with the size if ``says_size``. Files are told apart
+    by ``tags`` (name of the header, and what makes its value of a file's bytes), if there are any;
+    those that are asked about in If-Range count unless it is ``careless``. ``shift`` moves ranges.
     """
 
     files: dict[str, bytes]
     cut: list[int]
     ranges: bool
     says_size: bool
+    tags: tuple[str, Callable[[bytes], str]] | None
+    careless: bool
+    shift: int
     asked: list[tuple[str, str | None]]
 
     def do_GET(self) -> None:
@@ -296,10 +305,10 @@ class Server(http.server.BaseHTTPRequestHandler):
             self.send_error(404)
             return
         data = self.files[name]
-        tag = f'"{hashlib.md5(data).hexdigest()}"'
+        tag = self.tags[1](data) if self.tags else ""
         start = 0
-        if wanted and self.ranges and self.headers.get("If-Range") == tag:
-            start = int(wanted.removeprefix("bytes=").rstrip("-"))
+        if wanted and self.ranges and (self.careless or self.headers.get("If-Range") == tag):
+            start = int(wanted.removeprefix("bytes=").rstrip("-")) + self.shift
             if start >= len(data):
                 self.send_response(416)
                 if self.says_size:
@@ -311,7 +320,8 @@ class Server(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
         else:
             self.send_response(200)
-        self.send_header("ETag", tag)
+        if self.tags:
+            self.send_header(self.tags[0], tag)
         self.send_header("Content-Length", str(len(data) - start))
         self.end_headers()
         self.wfile.write(data[start : start + self.cut.pop(0)] if self.cut else data[start:])
@@ -322,10 +332,11 @@ class Server(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[Any]:
-    fresh: dict[str, Any] = {"files": {}, "cut": [], "ranges": True, "says_size": True, "asked": []}
+    fresh: dict[str, Any] = {"files": {}, "cut": [], "asked": [], "ranges": True, "says_size": True}
+    fresh |= {"tags": ("ETag", entity_tag), "careless": False, "shift": 0}
     state = type("State", (Server,), fresh)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), state) as running:
-        thread = threading.Thread(target=running.serve_forever, daemon=True)
+        thread = threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         state.url = f"http://127.0.0.1:{running.server_port}/d"  # type: ignore[attr-defined]
         yield state
@@ -433,7 +444,7 @@ def test_an_interrupted_download_goes_on(server: Any, tmp_path: Path) -> None:
     server.files["facades.tar.gz"] = data = tar_gz({"facades/1.jpg": PAYLOAD})
     server.cut[:] = [100_000, 50_000]
     for _ in range(2):
-        with pytest.raises(DataError, match=r"(ended after|cannot be downloaded).*to go on"):
+        with pytest.raises(DataError, match=rf"ended after \d+ of {len(data)} bytes.*to go on"):
             download.download("facades", tmp_path, mirror=server.url)
     folder, digest = download.download("facades", tmp_path, mirror=server.url)
     assert [wanted for _, wanted in server.asked] == [None, "bytes=100000-", "bytes=150000-"]
@@ -457,6 +468,53 @@ def test_it_begins_again_where_going_on_is_not_possible(
     assert digest == hashlib.sha256(server.files["facades.tar.gz"]).hexdigest()
 
 
+@pytest.mark.parametrize("sign", ["tag", "size", "place", "date"])
+def test_two_files_are_never_glued_together(server: Any, tmp_path: Path, sign: str) -> None:
+    """A careless server gives any range of what is there now: each sign alone gives it away."""
+    server.files["facades.tar.gz"] = old = tar_gz({"facades/1.jpg": PAYLOAD})
+    new = tar_gz({"facades/2.jpg": PAYLOAD[::-1] + bytes(1000)})
+    dates = {old: "Mon, 01 Jan 2024 00:00:00 GMT", new: "Tue, 02 Jan 2024 00:00:00 GMT"}
+    if sign == "date":
+        server.tags = ("Last-Modified", dates.get)
+    server.cut[:] = [100_000]
+    with pytest.raises(DataError, match="ended after 100000"):
+        download.download("facades", tmp_path, mirror=server.url)
+    server.careless = True
+    if sign == "size":  # and the answer has no tag
+        server.tags = None
+    if sign == "place":
+        server.shift = -1
+    if sign in {"tag", "date"}:  # of the same size
+        new = new[: len(old)] + bytes(max(0, len(old) - len(new)))
+        dates[new] = "Tue, 02 Jan 2024 00:00:00 GMT"
+    server.files["facades.tar.gz"] = old if sign == "place" else new
+    archive = tmp_path / "facades.tar.gz"
+    download.fetch(f"{server.url}/facades.tar.gz", archive)
+    assert archive.read_bytes() == server.files["facades.tar.gz"]
+    assert [wanted for _, wanted in server.asked] == [None, "bytes=100000-", None]
+    assert {path.name for path in tmp_path.iterdir()} == {"facades.tar.gz"}
+
+
+def test_a_date_lets_a_download_go_on(server: Any, tmp_path: Path) -> None:
+    server.files["facades.tar.gz"] = tar_gz({"facades/1.jpg": PAYLOAD})
+    server.tags = ("Last-Modified", lambda data: "Mon, 01 Jan 2024 00:00:00 GMT")
+    server.cut[:] = [100_000]
+    with pytest.raises(DataError, match="ended after 100000"):
+        download.download("facades", tmp_path, mirror=server.url)
+    download.download("facades", tmp_path, mirror=server.url)
+    assert [wanted for _, wanted in server.asked] == [None, "bytes=100000-"]
+
+
+def test_without_a_tag_or_a_note_nothing_is_added_to(server: Any, tmp_path: Path) -> None:
+    server.files["facades.tar.gz"] = data = tar_gz({"facades/1.jpg": PAYLOAD})
+    archive = tmp_path / "facades.tar.gz"
+    archive.with_name("facades.tar.gz.part").write_bytes(b"x" * 1000)
+    archive.with_name("facades.tar.gz.part.json").write_text('{"tag": ')
+    download.fetch(f"{server.url}/facades.tar.gz", archive)
+    assert archive.read_bytes() == data
+    assert [wanted for _, wanted in server.asked] == [None]
+
+
 @pytest.mark.parametrize(("surplus", "says_size"), [(0, True), (0, False), (5, True)])
 def test_a_whole_part_is_taken_and_one_that_may_not_be_is_fetched_again(
     server: Any, tmp_path: Path, surplus: int, says_size: bool
@@ -465,7 +523,9 @@ def test_a_whole_part_is_taken_and_one_that_may_not_be_is_fetched_again(
     server.says_size = says_size
     part = tmp_path / "facades.tar.gz.part"  # as of a process that ended before it renamed it
     part.write_bytes(data + bytes(surplus))
-    part.with_name(part.name + ".etag").write_text(f'"{hashlib.md5(data).hexdigest()}"')
+    part.with_name(part.name + ".json").write_text(
+        json.dumps({"tag": entity_tag(data), "bytes": len(data)})
+    )
     folder, digest = download.download("facades", tmp_path, mirror=server.url)
     taken = says_size and not surplus
     assert [wanted for _, wanted in server.asked] == [
@@ -563,3 +623,16 @@ def test_the_list_needs_no_network(capsys: pytest.CaptureFixture[str]) -> None:
     assert code == 0
     assert "facades" in text
     assert "horse2zebra" in text
+    assert all(data.url in text for data in download.PUBLIC_DATA.values())
+    assert "Sizes and SHA-256 are not known beforehand" in text
+
+
+def test_the_list_has_what_was_recorded(
+    server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.files["maps.tar.gz"] = data = tar_gz({"maps/1.jpg": PAYLOAD})
+    assert run(capsys, "download", "maps", "-o", tmp_path, "--mirror", server.url)[0] == 0
+    code, text = run(capsys, "download", "-o", tmp_path)
+    digest = hashlib.sha256(data).hexdigest()
+    assert (code, text.count("SHA-256 ")) == (0, 2)
+    assert f"recorded in {tmp_path}: {len(data)} bytes, SHA-256 {digest}" in text

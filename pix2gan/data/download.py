@@ -45,8 +45,8 @@ class PublicData:
     """One archive.
 
     Sizes and checksums are not listed: none has been verified by this project. The size is what
-    the server says; a checksum that the user has is compared, and so is what an earlier download
-    has recorded.
+    the server says, and what arrives has to have it; a checksum that the user has is compared, and
+    so is what an earlier download has recorded.
     """
 
     url: str
@@ -153,6 +153,16 @@ def download(
     return folder, digest
 
 
+def recorded(name: str, out: Path) -> tuple[int, str] | None:
+    """Bytes and SHA-256 of the archive that was downloaded to ``out``; None if none was.
+
+    Raises:
+        DataError: If the record cannot be read.
+    """
+    known = _read_record(out / f"{name}.download.json")
+    return None if known is None else (known["bytes"], known["sha256"])
+
+
 def _is_url(text: str) -> bool:
     """Whether it can be asked for by HTTP: a host, a port that is a number, and ASCII alone."""
     try:
@@ -204,36 +214,51 @@ def _check_files(folder: Path, recorded: dict[str, list[Any]]) -> None:
         )
 
 
+class _AnotherFile(Exception):
+    """The server goes on with something else than what is here."""
+
+
 def fetch(url: str, path: Path, progress: Progress | None = None) -> None:
     """Download a file; what an earlier try has left in ``path.part`` is not fetched again.
+
+    It goes on only where the server says that the rest is of the same file: by ETag or date, by
+    size and by the place at which it begins. Else the download begins again.
 
     Raises:
         DataError: If the server does not give it, or gives less than it promised.
     """
-    part, note = path.with_name(path.name + ".part"), path.with_name(path.name + ".part.etag")
+    part, note = path.with_name(path.name + ".part"), path.with_name(path.name + ".part.json")
     if path.exists():
-        return
-    have = part.stat().st_size if part.exists() else 0
-    tag = note.read_text("utf-8").strip() if have and note.exists() else ""
+        return None
+    have, tag, size = _read_part(part, note)
     headers = {"User-Agent": "pix2gan"}
     if have and tag:  # without a tag nobody knows whether the rest is of the same file
         headers |= {"Range": f"bytes={have}-", "If-Range": tag}
     request = urllib.request.Request(url, headers=headers)
     try:
         with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:
-            goes_on = answer.status == 206 and _starts_at(answer.headers, have)
+            goes_on = answer.status == 206
+            if goes_on and "Range" not in headers:
+                raise DataError(f"{url} cannot be downloaded: the server gives a part of it only.")
+            if goes_on and not _is_the_rest(answer.headers, have, tag, size):
+                raise _AnotherFile
             have = have if goes_on else 0
             length = answer.headers.get("Content-Length")
             total = have + int(length) if length and length.isdigit() else None
-            note.write_text(_tag(answer.headers), "utf-8")
+            if not goes_on:
+                part.unlink(missing_ok=True)  # before the note says that it is of another file
+                note.write_text(json.dumps({"tag": _tag(answer.headers), "bytes": total}))
             if total is not None and total - have > shutil.disk_usage(path.parent).free:
                 raise DataError(f"{url} has {total} bytes, more than the disk of {path} has left.")
-            with part.open("ab" if goes_on else "wb") as file:
+            with part.open("ab") as file:
                 while block := answer.read(_BLOCK):
                     file.write(block)
                     have += len(block)
                     if progress is not None:
                         progress(have, total)
+    except _AnotherFile:
+        part.unlink()
+        return fetch(url, path, progress)
     except urllib.error.HTTPError as error:
         if error.code == 416 and "Range" in headers:  # nothing follows what is here
             if _is_whole(error.headers, have, tag):
@@ -242,7 +267,7 @@ def fetch(url: str, path: Path, progress: Progress | None = None) -> None:
             else:
                 part.unlink()
                 fetch(url, path, progress)
-            return
+            return None
         raise DataError(
             f"{url} cannot be downloaded: the server says {error.code} ({error.reason})."
         ) from None
@@ -255,10 +280,28 @@ def fetch(url: str, path: Path, progress: Progress | None = None) -> None:
         raise DataError(f"{url} ended after {have} of {total} bytes: run the same again to go on.")
     part.replace(path)
     note.unlink(missing_ok=True)
+    return None
 
 
-def _starts_at(headers: Message, first: int) -> bool:
-    return str(headers.get("Content-Range", "")).startswith(f"bytes {first}-")
+def _read_part(part: Path, note: Path) -> tuple[int, str, int | None]:
+    """How much of a file is here, what tells its version from others, and its whole size."""
+    have = part.stat().st_size if part.exists() else 0
+    try:
+        said = json.loads(note.read_bytes())
+        return have, str(said["tag"]), None if said["bytes"] is None else int(said["bytes"])
+    except (OSError, ValueError, KeyError, TypeError):  # none, or cut off while it was written
+        return have, "", None
+
+
+def _is_the_rest(headers: Message, have: int, tag: str, size: int | None) -> bool:
+    """Whether a part of a file is the one behind the first ``have`` bytes of the same version."""
+    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", str(headers.get("Content-Range", "")).strip())
+    return (
+        found is not None
+        and int(found[1]) == have
+        and (found[2] == "*" or size is None or int(found[2]) == size)
+        and _tag(headers) in {"", tag}
+    )
 
 
 def _is_whole(headers: Message, have: int, tag: str) -> bool:
