@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import signal
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch.utils.data import Dataset
@@ -34,6 +35,9 @@ class Items(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]: ...
+
+
+_Items = TypeVar("_Items", bound=Items)
 
 
 @dataclass(frozen=True)
@@ -63,28 +67,15 @@ def open_paired_data(config: PairedConfig) -> TrainingData:
     Raises:
         DataError: If there are none, or files are broken or unmatched; it lists them.
     """
-    options: dict[str, Any] = {
-        "size": config.size,
-        "direction": config.direction,
-        "sketch": config.sketch,
-        "holdout": config.holdout,
-        "seed": config.seed,
-        "fit": config.fit,
-        "in_channels": config.in_channels,
-        "out_channels": config.out_channels,
-        "only_plain_background": config.plain_background,
-        "side_by_side": config.side_by_side,
-        "input_range": parse_range(config.input_range, "--input-range"),
-        "output_range": parse_range(config.output_range, "--output-range"),
-    }
-    train = open_paired(config.data, split="train", augment=config.augment, **options)
-    summary = str(check_paired(train))
-    if config.holdout > 0:
-        held_out = open_paired(config.data, split="test", augment=False, **options)
-        check_paired(held_out)
-        return TrainingData(train, held_out, tuple(held_out.names), summary)
-    show = open_paired(config.data, split="train", augment=False, **options)
-    return TrainingData(train, show, summary=summary)
+    open_items = partial(
+        open_paired,
+        config.data,
+        direction=config.direction,
+        sketch=config.sketch,
+        only_plain_background=config.plain_background,
+        side_by_side=config.side_by_side,
+    )
+    return _open_data(config, open_items, check_paired)
 
 
 def open_unpaired_data(config: UnpairedConfig, direction: Direction = "AtoB") -> TrainingData:
@@ -93,27 +84,34 @@ def open_unpaired_data(config: UnpairedConfig, direction: Direction = "AtoB") ->
     Raises:
         DataError: If a heap is missing or empty, or files are broken; it lists them.
     """
-    options: dict[str, Any] = {
-        "size": config.size,
-        "direction": direction,
-        "pairing": config.pairing,
-        "input_range": parse_range(config.input_range, "--input-range"),
-        "output_range": parse_range(config.output_range, "--output-range"),
-        "holdout": config.holdout,
-        "seed": config.seed,
-        "fit": config.fit,
-        "in_channels": config.in_channels,
-        "out_channels": config.out_channels,
-    }
-    folders = config.data, config.data_b
-    train = open_unpaired(*folders, split="train", augment=config.augment, **options)
-    summary = str(check_unpaired(train))
+    open_items = partial(
+        open_unpaired, config.data, config.data_b, direction=direction, pairing=config.pairing
+    )
+    return _open_data(config, open_items, check_unpaired)
+
+
+def _open_data(
+    config: TrainConfig, open_items: Callable[..., _Items], check: Callable[[_Items], object]
+) -> TrainingData:
+    """What is trained on and what is looked at, opened with the options that all methods take."""
+    opened = partial(
+        open_items,
+        size=config.size,
+        seed=config.seed,
+        fit=config.fit,
+        holdout=config.holdout,
+        in_channels=config.in_channels,
+        out_channels=config.out_channels,
+        input_range=parse_range(config.input_range, "--input-range"),
+        output_range=parse_range(config.output_range, "--output-range"),
+    )
+    train = opened(split="train", augment=config.augment)
+    summary = str(check(train))
     if config.holdout > 0:
-        held_out = open_unpaired(*folders, split="test", augment=False, **options)
-        check_unpaired(held_out)
+        held_out = opened(split="test", augment=False)
+        check(held_out)
         return TrainingData(train, held_out, tuple(held_out.names), summary)
-    show = open_unpaired(*folders, split="train", augment=False, **options)
-    return TrainingData(train, show, summary=summary)
+    return TrainingData(train, opened(split="train", augment=False), summary=summary)
 
 
 def load_batches(

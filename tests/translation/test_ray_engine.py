@@ -176,3 +176,57 @@ def test_two_machines_one_of_which_is_killed(
     assert report.exit_code == 1
     assert tree(out) == tree(tmp_path / "local")
     assert (tmp_path / "ray.jsonl").read_bytes() == (tmp_path / "local.jsonl").read_bytes()
+
+
+@pytest.mark.stress
+@pytest.mark.timeout(900)
+@needs_ray
+def test_a_worker_has_the_lanes_of_a_local_run(
+    unet: Translator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch's threads are counted by each thread for itself, and it is Ray that chooses in which
+    one a worker is made and called; their number decides the lanes, and so the last bits."""
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "600")  # this machine may be busy
+    import ray
+
+    for i in range(40):
+        write(tmp_path / "in" / f"{i}.png", 32, 40 + i % 2, seed=i)
+    notes = tmp_path / "notes"
+    notes.mkdir()
+
+    class Noting(ray_engine.ChunkTranslator):
+        def __init__(self, translator: Any, *arguments: Any) -> None:
+            super().__init__(ray.get(translator), *arguments)
+
+        def __call__(self, row: dict[str, str]) -> dict[str, str]:
+            from pix2gan.translation.lanes import Lanes
+
+            with Lanes(self.translator.device) as lanes:
+                share = lanes.submit(torch.get_num_threads).result()
+            note = f"{torch.get_num_threads()} threads, {lanes.count} lanes of {share}"
+            (notes / note).touch()
+            return super().__call__(row)
+
+    monkeypatch.setattr(ray_engine, "_RemoteChunkTranslator", Noting)
+    monkeypatch.setattr("pix2gan.translation.folder_options._BATCHES_PER_CHUNK", 2)
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    ray.init(
+        num_cpus=4,
+        object_store_memory=80 * 2**20,
+        _node_ip_address="127.0.0.1",
+        include_dashboard=False,
+        logging_level="ERROR",
+        log_to_driver=False,
+    )
+    try:
+        for engine in ("local", "ray"):
+            report = translate(unet, tmp_path / "in", tmp_path / engine, engine=engine)
+            assert report.done == 40
+    finally:
+        ray.shutdown()
+        torch.set_num_threads(before)
+    assert {path.name for path in notes.iterdir()} == {"4 threads, 2 lanes of 2"}
+    assert tree(tmp_path / "ray") == tree(tmp_path / "local")
