@@ -1,17 +1,18 @@
 """Does a training step wait for its data? The loader's images a second against the step's.
 
-    python -m benchmarks.loading                        # 2 minutes on two cores
-    python -m benchmarks.loading --workers 1
+    python -m benchmarks.loading                        # 3 minutes on two cores
+    python -m benchmarks.loading --methods cyclegan --workers 1 --steps 20
 
 Pix2Pix with the U-Net-256 and CycleGAN with the ResNet-9 at the defaults of ``pix2gan train``:
 256x256, batch 1, bfloat16, all of the usual augmentation. The images are JPEG files of 286x286
 pixels made for this, and none is kept in memory, so each is decoded anew for each sample. Three
 numbers make a row:
 
-- ``ms``: a sample from the loader when nobody trains, so what it can deliver at most;
-- ``opponent_ms``: the training step on one batch that is there already;
-- ``wait_ms``: what a step then waits for its batch when both run together, median and, as
-  ``wait_ms_high``, upper decile. The step never waits where this is next to nothing.
+- ``ms``: a sample from the loader when nobody trains, so what it can deliver at most, over
+  ``repeats`` samples;
+- ``opponent_ms``: a training step while the loader runs beside it, over ``opponent_repeats`` steps;
+- ``wait_ms``: what each of these steps waited for its batch, median and, as ``wait_ms_high``, upper
+  decile. The step never waits where this is next to nothing.
 """
 
 from __future__ import annotations
@@ -51,8 +52,10 @@ def write_images(folder: Path) -> None:
             save_image(folder / side / f"{number}.jpg", pixels)
 
 
-def run_method(method: str, folder: Path, *, workers: int, width: int, seconds: float) -> Row:
-    """Time loader, step and both together, each for ``seconds``."""
+def run_method(
+    method: str, folder: Path, *, workers: int, width: int, seconds: float, steps: int
+) -> Row:
+    """Time the loader alone for ``seconds``, and ``steps`` steps with it."""
     options = find_method(method).options
     trainer = Trainer(
         options(
@@ -68,11 +71,10 @@ def run_method(method: str, folder: Path, *, workers: int, width: int, seconds: 
     trainer.data.train._cache.capacity = 0  # type: ignore[attr-defined]
     batches = load_batches(trainer.data, trainer.config, trainer.device, 0, trainer.world)
     ready = next(batches)
-    trainer.train_step([ready])
-    step = _time(lambda: trainer.train_step([ready]), seconds)
     _drain(batches)
     loader = _time(lambda: next(batches), seconds)
-    waits = _train_and_wait(trainer, batches, seconds)
+    trainer.train_step([ready])  # the first one prepares much, and meanwhile the loader gets ahead
+    waits, trained = _train(trainer, batches, steps)
     batches.close()  # type: ignore[attr-defined]
     return make_row(
         "loading",
@@ -82,8 +84,9 @@ def run_method(method: str, folder: Path, *, workers: int, width: int, seconds: 
         "cpu",
         shape=f"{SIDE}x{SIDE} JPEG to 256x256, {'pairs' if method == 'pix2pix' else 'unpaired'}",
         timing=Timing.of(loader),
-        opponent=Timing.of(step),
-        opponent_name="the training step alone",
+        opponent=Timing.of(trained),
+        opponent_name="the training step beside the loader",
+        opponent_repeats=len(trained),
         images_per_second=2000 / float(np.mean(loader)),  # two a sample; samples come in bursts
         wait_ms=float(np.median(waits)),
         wait_ms_high=float(np.quantile(waits, 0.9)),
@@ -106,15 +109,17 @@ def _drain(batches: Iterator[Any]) -> None:
         next(batches)
 
 
-def _train_and_wait(trainer: Trainer, batches: Iterator[Any], seconds: float) -> list[float]:
-    waits: list[float] = []
-    end = time.perf_counter() + seconds
-    while len(waits) < 5 or time.perf_counter() < end:
-        start = time.perf_counter()
+def _train(trainer: Trainer, batches: Iterator[Any], steps: int) -> tuple[list[float], list[float]]:
+    """Milliseconds that each step waited for its batch, and those that it took with it."""
+    waits, trained = [], []
+    for _ in range(steps):
+        asked = time.perf_counter()
         batch = next(batches)
-        waits.append((time.perf_counter() - start) * 1e3)
+        began = time.perf_counter()
         trainer.train_step([batch])
-    return waits
+        waits.append((began - asked) * 1e3)
+        trained.append((time.perf_counter() - began) * 1e3)
+    return waits, trained
 
 
 def main() -> None:
@@ -123,7 +128,8 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=GENERATORS, default=list(GENERATORS))
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--width", type=int, default=64, help="of the generators' first layer")
-    parser.add_argument("--seconds", type=float, default=15.0, help="for each of the three numbers")
+    parser.add_argument("--seconds", type=float, default=5.0, help="for the loader alone")
+    parser.add_argument("--steps", type=int, default=30, help="with the loader, of each method")
     parser.add_argument("--out", type=Path, default=results_path("cpu"))
     options = parser.parse_args()
     rows = []
@@ -137,12 +143,16 @@ def main() -> None:
                     workers=options.workers,
                     width=options.width,
                     seconds=options.seconds,
+                    steps=options.steps,
                 )
             )
     merge_rows(options.out, rows)
     print(format_rows(rows))
     for row in rows:
-        print(f"{row['name']}: waits {row['wait_ms']} ms (upper decile {row['wait_ms_high']} ms)")
+        print(
+            f"{row['name']}: waits {row['wait_ms']} ms (upper decile {row['wait_ms_high']} ms) in "
+            f"{row['opponent_repeats']} steps"
+        )
 
 
 if __name__ == "__main__":
