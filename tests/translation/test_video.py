@@ -44,11 +44,13 @@ def test_frames_times_and_sound(mirror, tmp_path, name):
     assert sound(tmp_path / name) == sound(clip)
 
 
-@pytest.mark.parametrize("suffix", ["mp4", "webm"])
-def test_equal_runs_have_equal_frames(unet, tmp_path, suffix):
+@pytest.mark.parametrize(
+    ("suffix", "codec"), [("mp4", "h264"), ("mp4", "hevc"), ("mp4", "av1"), ("webm", "vp9")]
+)
+def test_equal_runs_have_equal_frames(unet, tmp_path, suffix, codec):
     clip = write_clip(tmp_path / f"clip.{suffix}")
     for name in ("a", "b"):
-        translate_video(unet, clip, tmp_path / f"{name}.{suffix}")
+        translate_video(unet, clip, tmp_path / f"{name}.{suffix}", codec=codec)
     first, second = (frames(tmp_path / f"{name}.{suffix}") for name in ("a", "b"))
     assert len(first) == len(TIMES)
     for (time, pixels), (other_time, other) in zip(first, second, strict=True):
