@@ -117,7 +117,8 @@ _SETTINGS = "int dim, str act, float alpha, float gain, float clamp"
 def _sum_to_bias(dx: Tensor, b: Tensor, dim: int) -> Tensor:
     # Before it sums half precision in float32, ATen makes a float32 copy: on a CPU that takes
     # several times as long as all the rest. A sum that is differentiated again is ATen's.
-    if dx.device.type == "cpu" and dx.dim() == 4 and dim == 1 and not torch.is_grad_enabled():
+    half = dx.dtype in (torch.float16, torch.bfloat16)
+    if half and dx.is_cpu and dx.dim() == 4 and dim == 1 and not torch.is_grad_enabled():
         return sum_planes(dx).sum(0).to(b.dtype)
     axes = [axis for axis in range(dx.dim()) if axis != dim]
     return dx.sum(axes, dtype=b.dtype) if axes else dx.to(b.dtype)
