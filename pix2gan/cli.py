@@ -512,7 +512,7 @@ def convert(
     size = sum(p.numel() for p in generator.parameters()) / 1e6
     print(
         f"{out}: {shown['name']} of width {shown['width']}, {shown['norm']} norm, "
-        f"{config.in_channels} to {config.out_channels} channels, {size:.1f} M parameters, "
+        f"{config.in_channels} to {config.out_channels} channels, {size:.3g} M parameters, "
         f"{config.direction}"
     )
 

@@ -114,10 +114,15 @@ def sketch(
         raise ConfigError(f"A model draws without --{option}: leave that out, or --model.")
     sketcher = (method or "strokes") if model is None else _learned_sketcher(model)
     with _progress("Drawing") as progress:
-        failed = sketch_folder(photos, out, sketcher, seed=seed, progress=progress)
+        drawn, kept, failed = sketch_folder(photos, out, sketcher, seed=seed, progress=progress)
     for path, reason in failed:
         print(f"{path}: {reason}")
-    print(f"Drawings: {out}" + (f"; {len(failed)} photos failed" if failed else ""))
+    print(
+        f"{drawn} drawn"
+        + (f", {kept} there already" if kept else "")
+        + (f", {len(failed)} failed" if failed else "")
+        + f": {out}"
+    )
     return SOME_FAILED if failed else DONE
 
 

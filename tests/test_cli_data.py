@@ -162,11 +162,14 @@ def test_sketches_are_drawn_once_and_the_broken_are_named(
     code, text = run(capsys, "sketch", photos, "-o", out, "--method", "canny", "--seed", 3)
     assert code == 1
     assert "c.png: it is not an image" in text
+    assert f"2 drawn, 1 failed: {out}" in text
     drawn = sorted(p.relative_to(out).as_posix() for p in out.rglob("*.png"))
     assert drawn == ["a.png", "sub/b.png"]
     assert open_image(out / "a.png").shape == (16, 16, 1)
     (out / "a.png").write_bytes(b"mine")
-    run(capsys, "sketch", photos, "-o", out)
+    assert (
+        f"0 drawn, 2 there already, 1 failed: {out}" in run(capsys, "sketch", photos, "-o", out)[1]
+    )
     assert (out / "a.png").read_bytes() == b"mine"
     assert run(capsys, "sketch", photos, "-o", photos / "drawn")[0] == 2
 

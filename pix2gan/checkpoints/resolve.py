@@ -64,6 +64,12 @@ def resolve_model(model: str | os.PathLike[str], direction: str | None = None) -
 def _model_of_run(path: Path, direction: str | None) -> Path:
     """`path` itself, or the model in it where `path` is a run of `pix2gan train`: `model/`, or of
     several, as CycleGAN leaves them, the one that is called like the direction."""
+    folder = path if path.is_dir() else path.parent
+    if folder.name == "checkpoints" and (folder.parent / "config.yaml").is_file():
+        raise CheckpointError(
+            f"{path} is for resuming a training run, and not a model: give the run's folder, "
+            f"{folder.parent}"
+        )
     if not path.is_dir() or (path / _CONFIG_NAME).exists() or any(path.glob("*.safetensors")):
         return path
     if (path / "model").is_dir():
@@ -110,13 +116,20 @@ def _download(repository: str, revision: str | None) -> Path:
 
 def _not_found(model: str | os.PathLike[str], path: Path) -> str:
     bundled = list_pretrained()
-    candidates = {name: name for name in bundled}
+    candidates = {} if path.suffix in _FILES else {name: name for name in bundled}
     if path.parent.is_dir():
-        candidates |= {p.name: str(p) for p in path.parent.iterdir() if p.is_dir()}
+        candidates |= {
+            p.name: str(p)
+            for p in path.parent.iterdir()
+            if (p.suffix == path.suffix if path.suffix in _FILES else p.is_dir())
+        }
     close = difflib.get_close_matches(path.name, candidates, n=1)
     meant = f" Did you mean {candidates[close[0]]}?" if close else ""
+    if path.suffix in _FILES:
+        return f"There is no file {path}: check the path.{meant}"
     known = f"bundled: {', '.join(bundled)}" if bundled else "none is bundled"
     return (
         f"There is no model {os.fspath(model)!r}: give the name of a bundled model ({known}), a "
-        f"folder with model.safetensors and config.json, or a hub id org/name.{meant}"
+        "folder with model.safetensors and config.json, a .pth file of an original repository, or "
+        f"a hub id org/name.{meant}"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -75,6 +76,16 @@ def _side_by_side(pair: PairFiles) -> Array:
     return np.concatenate([a, b], axis=1)
 
 
+class Drawn(NamedTuple):
+    """What became of a folder of photos."""
+
+    drawn: int
+    kept: int
+    """Drawings that were there already."""
+    failed: list[tuple[Path, str]]
+    """Photos that cannot be used, with the reason."""
+
+
 def sketch_folder(
     photos: Path,
     out: Path,
@@ -82,7 +93,7 @@ def sketch_folder(
     *,
     seed: int | None = None,
     progress: Progress | None = None,
-) -> list[tuple[Path, str]]:
+) -> Drawn:
     """Draw the photos of a folder as PNG files of the same names; what is there already stays.
 
     Args:
@@ -93,7 +104,7 @@ def sketch_folder(
         progress: Called with (photos done, photos in all).
 
     Returns:
-        Photos that cannot be used, with the reason.
+        How many were drawn, and which could not be.
 
     Raises:
         DataError: If there are no photos.
@@ -112,7 +123,7 @@ def sketch_folder(
         target = out / file.relative_to(photos).with_suffix(".png")
         if targets.setdefault(target, file) != file:
             raise ConfigError(f"{file} and {targets[target]} would both be drawn as {target}.")
-    failed = []
+    drawn, failed = 0, []
     for done, (target, file) in enumerate(targets.items(), 1):
         if not target.exists():
             try:
@@ -123,9 +134,10 @@ def sketch_folder(
             else:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 save_image(target, drawing)
+                drawn += 1
         if progress is not None:
             progress(done, len(targets))
-    return failed
+    return Drawn(drawn, len(targets) - drawn - len(failed), failed)
 
 
 def _draw(photo: Array, sketcher: str | Sketcher, seed: int | None, name: str) -> Array:

@@ -109,7 +109,7 @@ class EvaluationReport:
             )
         else:
             same = f", {self.mean.identical} identical" if self.mean.identical else ""
-            images = f"{self.mean.count} images{same}"
+            images = f"{self.mean.count} image{'' if self.mean.count == 1 else 's'}{same}"
         found = [images]
         if "split" in self.of:
             found.append(f"split {self.of['split']}")

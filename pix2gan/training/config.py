@@ -366,8 +366,12 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"Cannot read the configuration {path}: {reason}.") from error
+        said = error.strerror if isinstance(error, OSError) else None
+        reason = " ".join((said or str(error)).split())
+        raise ConfigError(
+            f"Cannot read the configuration {path} ({reason}): give a YAML file with one "
+            "`option: value` a line."
+        ) from error
     if values is None:
         values = {}
     if not isinstance(values, dict):

@@ -66,7 +66,7 @@ def test_a_mistyped_path_asks_no_network(tmp_path: Path, monkeypatch: pytest.Mon
         resolve_model("runs/motorbike")
     with pytest.raises(CheckpointError, match="There is no model 'a/b/c'"):
         resolve_model("a/b/c")
-    with pytest.raises(CheckpointError, match=r"There is no model 'a/model\.safetensors'"):
+    with pytest.raises(CheckpointError, match=r"There is no file a/model\.safetensors: "):
         resolve_model("a/model.safetensors")
 
 
@@ -116,3 +116,27 @@ def test_a_run_with_several_models_asks_for_one(model: Path, tmp_path: Path) -> 
         resolve_model(run)
     assert resolve_model(run / "model_BtoA") == run / "model_BtoA"
     assert resolve_model(run, "BtoA") == run / "model_BtoA"
+
+
+def test_a_file_that_is_not_there_is_asked_for_by_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "latest_net_G.pth").write_bytes(b"")
+    message = (
+        r"There is no file lates_net_G\.pth: check the path\. Did you mean latest_net_G\.pth\?"
+    )
+    with pytest.raises(CheckpointError, match=message):
+        resolve_model("lates_net_G.pth")
+    with pytest.raises(CheckpointError, match=r"There is no file model\.onnx: check the path\.$"):
+        resolve_model("model.onnx")
+
+
+def test_a_training_state_is_no_model(tmp_path: Path) -> None:
+    state = tmp_path / "run" / "checkpoints" / "step_000004.pt"
+    state.parent.mkdir(parents=True)
+    state.write_bytes(b"x")
+    (tmp_path / "run" / "config.yaml").write_text("method: cut")
+    for path in (state, state.parent):
+        with pytest.raises(CheckpointError, match=r"not a model: give the run's folder, .*/run$"):
+            resolve_model(path)
