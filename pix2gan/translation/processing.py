@@ -15,6 +15,7 @@ The rules, each of which docs/translation.md explains:
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -32,6 +33,9 @@ Array: TypeAlias = npt.NDArray[Any]
 FloatArray: TypeAlias = npt.NDArray[np.float32]
 
 _FULL_SCALE = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}
+# Images are converted in strips of about so many pixels: what lies between the steps stays in the
+# cache of a core, in memory that the last strip has used. Fresh pages cost more than arithmetic.
+_STRIP_PIXELS = 2**13
 
 
 @dataclass
@@ -140,14 +144,15 @@ class Processing:
             BadImageError: If the network's output is not finite.
         """
         (top, left), (height, width) = prepared.origin, prepared.scaled
-        image = self._from_network(
-            result[:, top : top + height, left : left + width], prepared.name
-        )
-        image = _resize(image, prepared.size)
-        np.clip(image, 0.0, 1.0, out=image)
-        if self.output_range is not None and dtype in (None, "float32"):
+        result = result[:, top : top + height, left : left + width]
+        if dtype is None:
+            dtype = prepared.dtype if self.output_range is None else "float32"
+        if prepared.size == prepared.scaled:
+            return self.finish_part(result, prepared.alpha, prepared.name, dtype)
+        image = _resize(self._from_network(result, prepared.name), prepared.size)
+        if self.output_range is not None and dtype == "float32":
             return restore_range(image, self.output_range)
-        return self._in_depth(image, prepared.alpha, dtype or prepared.dtype)
+        return _with_alpha(_quantize(image, dtype), prepared.alpha)
 
     def finish_part(self, result: FloatArray, alpha: Array | None, name: str, dtype: str) -> Array:
         """Make a part of an image of the network's output for it, float32 [C, h, w].
@@ -159,29 +164,39 @@ class Processing:
 
         Returns: as `finish`.
         """
-        image = self._from_network(result, name)
-        np.clip(image, 0.0, 1.0, out=image)
-        if self.output_range is not None and dtype == "float32":
-            return restore_range(image, self.output_range)
-        return self._in_depth(image, alpha, dtype)
+        in_range = self.output_range if dtype == "float32" else None
+        channels, height, width = result.shape
+        image: Array = np.empty((height, width, channels), dtype)
+        for rows in _strips(height, width):
+            part = self._from_network(result[:, rows], name)
+            np.clip(part, 0.0, 1.0, out=part)
+            if in_range is not None:
+                image[rows] = restore_range(part, in_range)
+            else:
+                image[rows] = _interleaved(_quantize(part, dtype))
+        return _with_alpha(image, alpha) if in_range is None else image
 
     def _values(self, image: Array, name: str) -> tuple[FloatArray, Array | None]:
         """[H, W, the network's channels] in [0, 1], and the alpha channel that is put back."""
         if self.input_range is not None:
             image = scale_range(image, self.input_range)
         colours, alpha = self._split_alpha(image, name)
-        # One pass: what a folder costs besides the network is passes over memory.
         full_scale = np.float32(_FULL_SCALE[image.dtype.name])
-        values: FloatArray = np.divide(colours, full_scale, dtype=np.float32)
-        if alpha is not None:
-            opacity = alpha.astype(np.float32) / full_scale
-            values = values * opacity + (1.0 - opacity)
+        height, width, _ = image.shape
+        values = np.empty((height, width, self.channels), np.float32)
+        for rows in _strips(height, width):
+            part: FloatArray = np.divide(colours[rows], full_scale, dtype=np.float32)
+            if alpha is not None:
+                opacity = alpha[rows].astype(np.float32) / full_scale
+                part = part * opacity + (1.0 - opacity)
+            values[rows] = self._to_channels(part, name)
         dropped = self.sketch or self.output_range is not None
-        return self._to_channels(values, name), None if dropped else alpha
+        return values, None if dropped else alpha
 
     def _to_network(self, values: FloatArray) -> FloatArray:
-        """[H, W, C] in [0, 1] -> [C, H, W] in the model's value range."""
-        values = values * np.float32(self.high - self.low) + np.float32(self.low)
+        """[H, W, C] in [0, 1], which is overwritten, -> [C, H, W] in the model's value range."""
+        values *= np.float32(self.high - self.low)
+        values += np.float32(self.low)
         return np.ascontiguousarray(values.transpose(2, 0, 1))
 
     def _from_network(self, result: FloatArray, name: str) -> FloatArray:
@@ -194,16 +209,6 @@ class Processing:
             )
         image = result.transpose(1, 2, 0) - np.float32(self.low)  # in the order of the result
         image /= np.float32(self.high - self.low)
-        return image
-
-    def _in_depth(self, image: FloatArray, alpha: Array | None, dtype: str) -> Array:
-        """[H, W, C] in [0, 1], which is overwritten, in a depth; with the alpha channel that is put
-        back."""
-        image = _interleaved(_quantize(image, dtype))
-        if alpha is not None and image.shape[2] in (1, 3):
-            if alpha.dtype != dtype:
-                alpha = _quantize(alpha.astype(np.float32) / _FULL_SCALE[alpha.dtype.name], dtype)
-            image = np.concatenate([image, alpha], axis=2)
         return image
 
     def _checked(self, image: Array, name: str) -> Array:
@@ -303,6 +308,22 @@ class Processing:
         # NumPy mirrors over and over where the margin is wider than the picture, and repeats the
         # only row or column where there is nothing to mirror.
         return np.pad(values, margins, mode="reflect")
+
+
+def _strips(height: int, width: int) -> Iterator[slice]:
+    """The rows of an image, a few at a time."""
+    step = max(1, _STRIP_PIXELS // width)
+    return (slice(top, min(top + step, height)) for top in range(0, height, step))
+
+
+def _with_alpha(image: Array, alpha: Array | None) -> Array:
+    """[H, W, C] and the alpha channel that is put back, in the depth of the image."""
+    if alpha is None or image.shape[2] not in (1, 3):
+        return image
+    if alpha.dtype != image.dtype:
+        alpha = alpha.astype(np.float32) / _FULL_SCALE[alpha.dtype.name]
+        alpha = _quantize(alpha, image.dtype.name)
+    return np.concatenate([image, alpha], axis=2)
 
 
 def _quantize(image: FloatArray, dtype: str) -> Array:

@@ -370,7 +370,7 @@ class Translator:
             else:
                 assert isinstance(self.generator, (StyledGenerator, ExportedGenerator))
                 result = self.generator(x, self.generator.style_code(seed))
-            return result.float().contiguous().cpu()
+            return result.float().cpu()  # in whichever layout it has
 
     def _run_all(
         self, prepared: list[Prepared], batch_size: int, seed: int | None, tiling: Tiling
