@@ -40,6 +40,22 @@ def test_it_acts_only_when_the_process_has_grown(monkeypatch: pytest.MonkeyPatch
         assert len(trims) == acted
 
 
+def test_what_is_taken_again_at_once_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    resident, trims = [0], []
+
+    def trim(_: int) -> None:
+        trims.append(resident[0] // MEGABYTE)
+        resident[0] = 100 * MEGABYTE
+
+    monkeypatch.setattr(memory, "_resident", lambda: resident[0])
+    monkeypatch.setattr(memory, "_malloc_trim", lambda: trim)
+    freed = FreedMemory(settling=2)
+    for now in (700, 300, 700, 800, 956, 957, 700, 700, 956):
+        resident[0] = now * MEGABYTE
+        freed.give_back()
+    assert trims == [700, 957]
+
+
 def test_other_systems_have_nothing_to_give_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     FreedMemory().give_back()

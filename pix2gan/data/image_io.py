@@ -61,6 +61,10 @@ ImageSource: TypeAlias = "str | os.PathLike[str] | IO[bytes]"
 MAX_PIXELS = 2**28
 """Images with more pixels than this are refused before they are decoded: 16,384 x 16,384."""
 
+# Files of up to so many bytes are read at once: each of a reader's many steps in a file lets go of
+# the interpreter's lock, which a busy thread next to it does not give back soon.
+_READ_AT_ONCE = 2**22
+
 _SUFFIXES_BY_FORMAT = {
     "PNG": (".png", ".apng"),
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
@@ -103,7 +107,7 @@ def open_image_with_info(
     source: ImageSource, *, max_pixels: int = MAX_PIXELS
 ) -> tuple[Array, ImageInfo]:
     """As ``open_image``, and what the file says about its image besides."""
-    with _reading(source) as (file, name):
+    with _reading(source, at_once=True) as (file, name):
         reader = open_reader(file, name)
         reader.check_size(max_pixels)
         pixels, info = reader.decode(), reader.info()
@@ -112,18 +116,18 @@ def open_image_with_info(
 
 def read_image_info(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> ImageInfo:
     """As ``open_image_with_info`` without decoding pixels; the pixels may still prove broken."""
-    with _reading(source) as (file, name):
+    with _reading(source, at_once=False) as (file, name):
         reader = open_reader(file, name)
         reader.check_size(max_pixels)
         return reader.info()
 
 
 @contextmanager
-def _reading(source: ImageSource) -> Iterator[tuple[IO[bytes], str]]:
+def _reading(source: ImageSource, *, at_once: bool) -> Iterator[tuple[IO[bytes], str]]:
     """Open the source, and turn whatever goes wrong meanwhile into a BadImageError."""
     name = _name_of(source)
     try:
-        with _quiet, _open_source(source, name) as file:
+        with _quiet, _open_source(source, name, at_once) as file:
             yield file, name
     except BadImageError:
         raise
@@ -144,15 +148,18 @@ def _name_of(source: ImageSource) -> str:
     return name if isinstance(name, str) else "<stream>"
 
 
-def _open_source(source: ImageSource, name: str) -> IO[bytes]:
+def _open_source(source: ImageSource, name: str, at_once: bool) -> IO[bytes]:
     if not isinstance(source, (str, os.PathLike)):
         return io.BytesIO(source.read())
     try:
-        kind = Path(source).stat().st_mode
+        status = Path(source).stat()
+        kind = status.st_mode
         if stat.S_ISDIR(kind):
             raise BadImageError(name, "it is a folder; name a file in it.")
         if not stat.S_ISREG(kind):  # a pipe or a device might never end
             raise BadImageError(name, "it is not a regular file; copy its content to a file first.")
+        if at_once and status.st_size <= _READ_AT_ONCE:
+            return io.BytesIO(Path(source).read_bytes())
         return Path(source).open("rb")
     except FileNotFoundError:
         raise BadImageError(name, "there is no such file; check the path.") from None

@@ -74,7 +74,7 @@ def to_grey(image: Array, background: int = 255) -> Array:
     if image.shape[2] == 1:
         return image
     weights = np.array([0.299, 0.587, 0.114], np.float32)
-    grey = to_rgb(image, background).astype(np.float32) @ weights
+    grey = to_rgb(image, background).astype(np.float32, copy=False) @ weights
     return _like(grey, image.dtype)[..., np.newaxis]
 
 
@@ -124,7 +124,7 @@ def _composite(image: Array, background: int) -> Array:
 
 
 def _like(values: Array, dtype: np.dtype[Any]) -> Array:
-    return np.rint(values).astype(dtype) if dtype.kind == "u" else values.astype(dtype)
+    return np.rint(values).astype(dtype) if dtype.kind == "u" else values.astype(dtype, copy=False)
 
 
 def pil_to_array(image: Image.Image) -> Array:

@@ -1,9 +1,11 @@
 """One run over a list of images: decode ahead, translate in batches, encode behind.
 
 Decoding ahead of the network, the network, encoding and writing behind it overlap, with bounded
-queues between them. On a CPU a thread a share of the cores does whatever comes next, images or
-batches (`lanes`): further threads would only displace it. Beside a GPU, and where `jobs` says so,
-coding has threads of its own. Writing, which waits for the disk, always has.
+queues between them. On a CPU a thread a share of the cores does whatever comes next (`lanes`):
+decodes a few images, or puts a batch through the network and encodes what comes out. Further
+threads would only displace it, and the fewer things are handed over, the less waits. Beside a GPU,
+and where `jobs` says so, coding has threads of its own. Writing, which waits for the disk, always
+has.
 
 Which images share a batch may change the last bits of a result. So that a killed and repeated run
 writes exactly the bytes that an undisturbed one would have written, batches are planned over chunks
@@ -16,12 +18,14 @@ from __future__ import annotations
 import errno
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias, TypeVar
+
+import numpy as np
 
 from pix2gan.data.image_io import (
     ImageInfo,
@@ -34,7 +38,7 @@ from pix2gan.errors import (
     ImageTooLargeError,
     Pix2ganError,
 )
-from pix2gan.file_io import atomic_write, check_writable, sync_folder
+from pix2gan.file_io import check_writable, sync_folder, write_together
 from pix2gan.freed_memory import FreedMemory
 from pix2gan.translation.engine import Engine
 from pix2gan.translation.folder_report import FAILED, LEFT, SKIPPED, TRANSLATED, Outcome
@@ -46,8 +50,7 @@ from pix2gan.translation.provenance import xmp_packet
 from pix2gan.translation.sources import is_within
 from pix2gan.translation.targets import Job
 
-if TYPE_CHECKING:
-    pass
+Done = TypeVar("Done")
 
 # Images of one chunk that wait for others of their size, and images decoded ahead of the network:
 # at most this many pixels of them (12 bytes each).
@@ -55,6 +58,10 @@ _WAITING_PIXELS = 64 * 2**20
 _AHEAD_PIXELS = 32 * 2**20
 # A batch of images larger than this together gains nothing and costs memory.
 _BATCH_PIXELS = 8 * 2**20
+# Outputs of which the disk is told at the same time, and bytes that may wait for it beyond those of
+# the images ahead: it stops now and then.
+_FLUSHED_TOGETHER = 16
+_UNWRITTEN_BYTES = 32 * 2**20
 # Not the fault of one image: going on would only list all the others as failed, too.
 _FATAL_ERRNOS = {errno.ENOSPC, errno.EROFS, errno.EDQUOT}
 
@@ -84,7 +91,21 @@ class _TooLarge:
     """What decoding finds of an image with too many pixels for it."""
 
 
+_Found: TypeAlias = "_Decoded | _TooLarge | Exception"
+
+
+@dataclass
+class _Writing:
+    """Outputs on their way to the disk, and what goes wrong with each of them."""
+
+    tasks: list[_Task]
+    bytes: int
+    failures: Future[list[Exception | None]]
+
+
 _Result: TypeAlias = "FloatArray | Exception"
+# What has become of an image so far: what the network made of it, or already the bytes of its file.
+_Made: TypeAlias = "FloatArray | bytes | Exception"
 
 
 class _Stopped(Exception):
@@ -109,16 +130,16 @@ class FolderRun(Engine):
         self.signer = options.signer(self.translator.config)
         self.most_ahead = 2 * options.batch + options.threads
         self.ahead = options.threads
-        self.running: deque[tuple[list[_Decoded], Future[list[_Result]]]] = deque()
+        self.running: deque[tuple[list[_Decoded], Future[Sequence[_Made]]]] = deque()
         self.encoding: deque[tuple[_Task, Future[bytes]]] = deque()
-        self.writing: deque[tuple[_Task, Future[None]]] = deque()
+        self.writing: deque[_Writing] = deque()
         self.real_out = os.path.realpath(self.out)
         self.checked_folders: set[Path] = set()
         self.stopped = False
 
     def run(self) -> None:
         self.lanes = Lanes(self.translator.device)
-        self.memory = FreedMemory()
+        self.memory = FreedMemory(settling=8)
         self.writers = ThreadPoolExecutor(self.options.threads, thread_name_prefix="write")
         self.coders: Executor = self.lanes.pool
         if self.options.jobs or self.lanes.count == 1:
@@ -135,9 +156,9 @@ class FolderRun(Engine):
             # Also after Ctrl-C: what is being written is finished, what waits is dropped.
             for pool in (self.lanes.pool, self.coders, self.writers):
                 pool.shutdown(wait=True, cancel_futures=True)
-            for task, future in self.writing:
-                if not future.cancelled() and future.exception() is None:
-                    self._settle(task, TRANSLATED)
+            for writing in self.writing:
+                if not writing.failures.cancelled() and writing.failures.exception() is None:
+                    self._settle_written(writing)
             for folder in self.checked_folders:
                 sync_folder(folder)
 
@@ -184,34 +205,47 @@ class FolderRun(Engine):
 
     def _images(self) -> Iterator[_Decoded | None]:
         """The sound images in order, decoded ahead by other threads; None ends a chunk."""
-        window: deque[tuple[_Task, Future[_Decoded | _TooLarge]] | None] = deque()
+        window: deque[tuple[list[_Task], Future[list[_Found]]] | None]
+        window, group, ahead = deque(), [], 0
         for task in self._tasks():
-            window.append((task, self.coders.submit(self._decode, task)) if task else None)
-            while len(window) > self.ahead:
-                yield from self._take(window)
+            if task is not None:
+                group.append(task)
+            if group and (task is None or len(group) >= self._handed_over()):
+                window.append((group, self.coders.submit(self._decode_all, group)))
+                group, ahead = [], ahead + len(group)
+            if task is None:
+                window.append(None)
+            while window and (ahead > self.ahead or window[0] is None):
+                entry = window.popleft()
+                ahead -= len(entry[0]) if entry else 0
+                yield from self._take(entry)
         while window:
-            yield from self._take(window)
+            yield from self._take(window.popleft())
+
+    def _handed_over(self) -> int:
+        """How many images a thread decodes in one go."""
+        return min(self.options.batch, self.ahead) if self.coders is self.lanes.pool else 1
 
     def _take(
-        self, window: deque[tuple[_Task, Future[_Decoded | _TooLarge]] | None]
+        self, entry: tuple[list[_Task], Future[list[_Found]]] | None
     ) -> Iterator[_Decoded | None]:
-        entry = window.popleft()
         if entry is None:
             yield None
             return
-        task, future = entry
-        try:
-            decoded = future.result()
-        except Exception as error:
-            if task.wanted:
-                self._fail(task, error)
-            return
-        if isinstance(decoded, _TooLarge):
-            if task.wanted:
+        tasks, future = entry
+        for task, decoded in zip(tasks, future.result(), strict=True):
+            if isinstance(decoded, _Decoded):
+                self.ahead = max(1, min(self.most_ahead, _AHEAD_PIXELS // decoded.pixels))
+                yield decoded
+            elif not task.wanted:
+                continue
+            elif isinstance(decoded, _TooLarge):
                 self._translate_in_parts(task)
-            return
-        self.ahead = max(1, min(self.most_ahead, _AHEAD_PIXELS // decoded.pixels))
-        yield decoded
+            else:
+                self._fail(task, decoded)
+
+    def _decode_all(self, tasks: Sequence[_Task]) -> list[_Found]:
+        return [_attempted(self._decode, task) for task in tasks]
 
     def _decode(self, task: _Task) -> _Decoded | _TooLarge:
         try:
@@ -257,11 +291,23 @@ class FolderRun(Engine):
             return
         self.memory.give_back()
         if batch[0].pixels <= Lanes.MOST_PIXELS:
-            self.running.append((batch, self.lanes.submit(self._results, batch)))
+            self.running.append((batch, self.lanes.submit(self._made, batch)))
             self._collect_results(down_to=self.lanes.count)
         else:
             self._collect_results(down_to=0)
-            self._encode(batch, self._results(batch))
+            self._pass_on(batch, self._results(batch))
+
+    def _made(self, batch: list[_Decoded]) -> Sequence[_Made]:
+        """What a lane makes of a batch: encoded outputs, if it has to do that, too."""
+        results = self._results(batch)
+        if self.coders is not self.lanes.pool:
+            return results
+        return [
+            _attempted(self._encoded, image, result)
+            if image.task.wanted and not isinstance(result, Exception)
+            else result
+            for image, result in zip(batch, results, strict=True)
+        ]
 
     def _results(self, batch: list[_Decoded]) -> list[_Result]:
         """What the network makes of each image, or why it makes nothing."""
@@ -280,17 +326,15 @@ class FolderRun(Engine):
         """Wait until no more than `down_to` batches are with the network, or wait for it."""
         while len(self.running) > down_to:
             batch, future = self.running.popleft()
-            self._encode(batch, future.result())
+            self._pass_on(batch, future.result())
 
-    def _encode(self, batch: list[_Decoded], results: list[_Result]) -> None:
-        for image, result in zip(batch, results, strict=True):
-            if not image.task.wanted:
-                continue
-            if isinstance(result, Exception):
-                self._fail(image.task, result)
-            else:
-                future = self.coders.submit(self._encoded, image, result)
-                self.encoding.append((image.task, future))
+    def _pass_on(self, batch: Sequence[_Decoded], made: Sequence[_Made]) -> None:
+        """Have encoded what the network made, and written what is encoded already."""
+        wanted = [(i.task, i, m) for i, m in zip(batch, made, strict=True) if i.task.wanted]
+        for task, image, each in wanted:
+            if isinstance(each, np.ndarray):
+                self.encoding.append((task, self.coders.submit(self._encoded, image, each)))
+        self._write([(task, each) for task, _, each in wanted if not isinstance(each, np.ndarray)])
         self._collect_written(down_to=self.ahead)
 
     def _translate_in_parts(self, task: _Task) -> None:
@@ -333,10 +377,25 @@ class FolderRun(Engine):
             signer=self.signer,
         )
 
-    def _write(self, target: Path, data: bytes) -> None:
-        self._prepare_place(target)
-        with atomic_write(target, sync_name=False) as file:
-            file.write(data)
+    def _write(self, encoded: Sequence[tuple[_Task, bytes | Exception]]) -> None:
+        """Let the writers have outputs, and tell of those that there will not be."""
+        sound = [(task, data) for task, data in encoded if isinstance(data, bytes)]
+        for start in range(0, len(sound), _FLUSHED_TOGETHER):
+            part = sound[start : start + _FLUSHED_TOGETHER]
+            tasks, size = [task for task, _ in part], sum(len(data) for _, data in part)
+            self.writing.append(_Writing(tasks, size, self.writers.submit(self._written, part)))
+        for task, failure in encoded:
+            if isinstance(failure, Exception):
+                self._fail(task, failure)
+
+    def _written(self, encoded: Sequence[tuple[_Task, bytes]]) -> list[Exception | None]:
+        """Write outputs; what goes wrong with each of them."""
+        failures = [_attempted(self._prepare_place, task.job.target) for task, _ in encoded]
+        placed = [i for i, failure in enumerate(failures) if failure is None]
+        files = [(encoded[i][0].job.target, encoded[i][1]) for i in placed]
+        for i, failure in zip(placed, write_together(files), strict=True):
+            failures[i] = failure
+        return failures
 
     def _prepare_place(self, target: Path) -> None:
         self._make_folder(target.parent)
@@ -359,24 +418,30 @@ class FolderRun(Engine):
 
     def _collect_written(self, down_to: int) -> None:
         """Wait until no more than `down_to` outputs are being encoded, and being written."""
+        encoded = []
         while len(self.encoding) > down_to or (self.encoding and self.encoding[0][1].done()):
-            task, encoded = self.encoding.popleft()
-            try:
-                data = encoded.result()
-            except Exception as error:
-                self._not_written(task, error)
-            else:
-                writing = self.writers.submit(self._write, task.job.target, data)
-                self.writing.append((task, writing))
-        while len(self.writing) > down_to or (self.writing and self.writing[0][1].done()):
-            task, future = self.writing.popleft()
-            try:
-                future.result()
-            except Exception as error:
-                self._not_written(task, error)
-            else:
+            task, future = self.encoding.popleft()
+            encoded.append((task, _attempted(future.result)))
+        self._write(encoded)
+        while self.writing and (self.writing[0].failures.done() or self._waits_for_disk(down_to)):
+            writing = self.writing.popleft()
+            self._settle_written(writing)
+            for task, failure in zip(writing.tasks, writing.failures.result(), strict=True):
+                if failure is None:
+                    self.progress.advance()
+                else:
+                    self._not_written(task, failure)
+
+    def _waits_for_disk(self, down_to: int) -> bool:
+        """Whether more outputs are on their way to the disk than may be."""
+        images = sum(len(writing.tasks) for writing in self.writing)
+        size = sum(writing.bytes for writing in self.writing)
+        return images > down_to and (down_to == 0 or size > _UNWRITTEN_BYTES)
+
+    def _settle_written(self, writing: _Writing) -> None:
+        for task, failure in zip(writing.tasks, writing.failures.result(), strict=True):
+            if failure is None:
                 self._settle(task, TRANSLATED)
-                self.progress.advance()
 
     def _not_written(self, task: _Task, error: Exception) -> None:
         """One image has failed, or, with Pix2ganError, all that would follow."""
@@ -414,6 +479,14 @@ class FolderRun(Engine):
         self.progress.advance(failed=True)
         if self.options.on_error == "stop":
             raise _Stopped
+
+
+def _attempted(do: Callable[..., Done], *arguments: object) -> Done | Exception:
+    """What comes of it, or what goes wrong."""
+    try:
+        return do(*arguments)
+    except Exception as error:
+        return error
 
 
 def failure_reason(error: Exception) -> str:

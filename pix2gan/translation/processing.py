@@ -15,7 +15,6 @@ The rules, each of which docs/translation.md explains:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -33,9 +32,6 @@ Array: TypeAlias = npt.NDArray[Any]
 FloatArray: TypeAlias = npt.NDArray[np.float32]
 
 _FULL_SCALE = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}
-# Images are converted in strips of about so many pixels: what lies between the steps stays in the
-# cache of a core, in memory that the last strip has used. Fresh pages cost more than arithmetic.
-_STRIP_PIXELS = 2**13
 
 
 @dataclass
@@ -150,9 +146,7 @@ class Processing:
         if prepared.size == prepared.scaled:
             return self.finish_part(result, prepared.alpha, prepared.name, dtype)
         image = _resize(self._from_network(result, prepared.name), prepared.size)
-        if self.output_range is not None and dtype == "float32":
-            return restore_range(image, self.output_range)
-        return _with_alpha(_quantize(image, dtype), prepared.alpha)
+        return self._in_depth(image, prepared.alpha, dtype)
 
     def finish_part(self, result: FloatArray, alpha: Array | None, name: str, dtype: str) -> Array:
         """Make a part of an image of the network's output for it, float32 [C, h, w].
@@ -164,17 +158,9 @@ class Processing:
 
         Returns: as `finish`.
         """
-        in_range = self.output_range if dtype == "float32" else None
-        channels, height, width = result.shape
-        image: Array = np.empty((height, width, channels), dtype)
-        for rows in _strips(height, width):
-            part = self._from_network(result[:, rows], name)
-            np.clip(part, 0.0, 1.0, out=part)
-            if in_range is not None:
-                image[rows] = restore_range(part, in_range)
-            else:
-                image[rows] = _interleaved(_quantize(part, dtype))
-        return _with_alpha(image, alpha) if in_range is None else image
+        image = self._from_network(result, name)
+        np.clip(image, 0.0, 1.0, out=image)
+        return self._in_depth(image, alpha, dtype)
 
     def _values(self, image: Array, name: str) -> tuple[FloatArray, Array | None]:
         """[H, W, the network's channels] in [0, 1], and the alpha channel that is put back."""
@@ -182,16 +168,13 @@ class Processing:
             image = scale_range(image, self.input_range)
         colours, alpha = self._split_alpha(image, name)
         full_scale = np.float32(_FULL_SCALE[image.dtype.name])
-        height, width, _ = image.shape
-        values = np.empty((height, width, self.channels), np.float32)
-        for rows in _strips(height, width):
-            part: FloatArray = np.divide(colours[rows], full_scale, dtype=np.float32)
-            if alpha is not None:
-                opacity = alpha[rows].astype(np.float32) / full_scale
-                part = part * opacity + (1.0 - opacity)
-            values[rows] = self._to_channels(part, name)
+        # Few passes: they are what a folder costs besides the network and its codecs.
+        values: FloatArray = np.divide(colours, full_scale, dtype=np.float32)
+        if alpha is not None:
+            opacity = alpha.astype(np.float32) / full_scale
+            values = values * opacity + (1.0 - opacity)
         dropped = self.sketch or self.output_range is not None
-        return values, None if dropped else alpha
+        return self._to_channels(values, name), None if dropped else alpha
 
     def _to_network(self, values: FloatArray) -> FloatArray:
         """[H, W, C] in [0, 1], which is overwritten, -> [C, H, W] in the model's value range."""
@@ -210,6 +193,18 @@ class Processing:
         image = result.transpose(1, 2, 0) - np.float32(self.low)  # in the order of the result
         image /= np.float32(self.high - self.low)
         return image
+
+    def _in_depth(self, image: FloatArray, alpha: Array | None, dtype: str) -> Array:
+        """[H, W, C] in [0, 1], which is overwritten, in a depth, with the alpha channel that is put
+        back; or in the model's output range."""
+        if self.output_range is not None and dtype == "float32":
+            return restore_range(image, self.output_range)
+        pixels = _interleaved(_quantize(image, dtype))
+        if alpha is not None and pixels.shape[2] in (1, 3):
+            if alpha.dtype != dtype:
+                alpha = _quantize(alpha.astype(np.float32) / _FULL_SCALE[alpha.dtype.name], dtype)
+            pixels = np.concatenate([pixels, alpha], axis=2)
+        return pixels
 
     def _checked(self, image: Array, name: str) -> Array:
         if image.ndim == 2:
@@ -310,28 +305,14 @@ class Processing:
         return np.pad(values, margins, mode="reflect")
 
 
-def _strips(height: int, width: int) -> Iterator[slice]:
-    """The rows of an image, a few at a time."""
-    step = max(1, _STRIP_PIXELS // width)
-    return (slice(top, min(top + step, height)) for top in range(0, height, step))
-
-
-def _with_alpha(image: Array, alpha: Array | None) -> Array:
-    """[H, W, C] and the alpha channel that is put back, in the depth of the image."""
-    if alpha is None or image.shape[2] not in (1, 3):
-        return image
-    if alpha.dtype != image.dtype:
-        alpha = alpha.astype(np.float32) / _FULL_SCALE[alpha.dtype.name]
-        alpha = _quantize(alpha, image.dtype.name)
-    return np.concatenate([image, alpha], axis=2)
-
-
 def _quantize(image: FloatArray, dtype: str) -> Array:
     """Values in [0, 1], which are overwritten, as "uint8", "uint16" (rounded to the nearest) or
     "float32"."""
     if dtype == "float32":
         return image.astype(np.float32, copy=False)
     image *= np.float32(_FULL_SCALE[dtype])
+    if dtype == "uint8" and image.flags.c_contiguous:  # rounds and converts in one pass
+        return cv2.convertScaleAbs(image).reshape(image.shape)
     return np.rint(image, out=image).astype(dtype)
 
 

@@ -67,7 +67,7 @@ def _leave_out(out: Path, images: list[Path], root: Path) -> list[Path]:
             f"The outputs need a folder, and {out} is named like an image: name a folder instead"
         )
     real_out, real_root = os.path.realpath(out), os.path.realpath(root)
-    folders = {image.parent: os.path.realpath(image.parent) for image in images}
+    folders = {folder: os.path.realpath(folder) for folder in {image.parent for image in images}}
     is_below_root = real_out != real_root and is_within(real_out, real_root)
     inside = {f for f, real in folders.items() if is_below_root and is_within(real, real_out)}
     if any(real == real_out for folder, real in folders.items() if folder not in inside):

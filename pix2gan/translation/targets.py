@@ -14,6 +14,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import TypeAlias
 
@@ -132,9 +133,10 @@ def plan_jobs(
 
 def check_sources_survive(jobs: Sequence[Job]) -> None:
     """ConfigError if the output of one job is the source of another or its own."""
-    sources = {os.path.realpath(job.source.parent) + os.sep + job.source.name for job in jobs}
+    real = cache(os.path.realpath)  # of each folder once
+    sources = {(real(job.source.parent), job.source.name) for job in jobs}
     for job in jobs:
-        if os.path.realpath(job.target.parent) + os.sep + job.target.name in sources:
+        if (real(job.target.parent), job.target.name) in sources:
             raise ConfigError(
                 f"The output {job.target} would overwrite an input: choose another folder for the "
                 "outputs, or a suffix for their names"
