@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pix2gan.file_io import atomic_write, check_writable, is_temporary
+from pix2gan.file_io import atomic_write, check_writable, is_temporary, write_together
 
 
 def names_in(folder: Path) -> list[str]:
@@ -132,6 +133,38 @@ def test_errors_of_others_stay_what_they_are(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as raised, atomic_write(tmp_path / "a"):
         (tmp_path / "source").read_bytes()
     assert raised.value.filename == str(tmp_path / "source")
+
+
+def test_files_written_together_fail_alone(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    names = ["a", "absent/b", "c", "folder", "e"]
+    failures = write_together([(tmp_path / name, name.encode()) for name in names])
+    assert [type(failure) for failure in failures] == [
+        type(None),
+        FileNotFoundError,
+        type(None),
+        IsADirectoryError,
+        type(None),
+    ]
+    assert sorted(names_in(tmp_path)) == ["a", "c", "e", "folder"]
+    assert all((tmp_path / name).read_text() == name for name in "ace")
+    assert write_together([]) == []
+
+
+def test_files_written_together_share_flushes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All are with the system before the first is waited for, and each has its name after that."""
+    flush, seen = os.fsync, []
+
+    def flushed(descriptor: int) -> None:
+        sizes = sorted(path.stat().st_size for path in tmp_path.iterdir() if is_temporary(path))
+        seen.append((sizes, sorted(n for n in names_in(tmp_path) if not is_temporary(n))))
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    assert write_together([(tmp_path / "ab"[i], b"0" * (i + 1)) for i in range(2)]) == [None, None]
+    assert seen == [([1, 2], []), ([2], ["a"])]
 
 
 def test_whether_a_folder_takes_files(tmp_path: Path) -> None:
