@@ -42,6 +42,7 @@ __all__ = [
     "ImageSource",
     "encode_image",
     "format_of",
+    "is_image_name",
     "list_images",
     "natural_key",
     "open_image",
@@ -80,6 +81,8 @@ _SUFFIXES_BY_FORMAT = {
 
 IMAGE_SUFFIXES = frozenset(suffix for group in _SUFFIXES_BY_FORMAT.values() for suffix in group)
 """Suffixes (lower case) under which ``list_images`` looks for images."""
+
+_IMAGE_ENDINGS = tuple(IMAGE_SUFFIXES)  # `endswith` takes a tuple, and is faster than a Path
 
 
 # -- reading ---------------------------------------------------------------------------------------
@@ -274,12 +277,13 @@ def list_images(folder: str | os.PathLike[str], recursive: bool = True) -> list[
             continue
         seen.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if recursive and not name.startswith("."))
-        found += [Path(parent, name) for name in files if _is_image_name(name)]
+        found += [Path(parent, name) for name in files if is_image_name(name)]
     return sorted(found, key=lambda path: natural_key(path.as_posix()))
 
 
-def _is_image_name(name: str) -> bool:
-    return not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
+def is_image_name(name: str) -> bool:
+    """Whether a file of this name is an image that ``list_images`` finds: not hidden, by suffix."""
+    return not name.startswith(".") and name.lower().endswith(_IMAGE_ENDINGS)
 
 
 def natural_key(text: str) -> tuple[list[str | int], str]:

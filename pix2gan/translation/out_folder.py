@@ -31,12 +31,11 @@ def make_out(out: Path, *, writable: bool) -> None:
 
 def remove_left_behind(targets: Iterable[Path]) -> None:
     """Remove the temporary files that a killed run left of these outputs, and no others."""
-    names: dict[Path, set[str]] = {}
-    for target in targets:
-        names.setdefault(target.parent, set()).add(temporary_stem(target.name))
-    for folder, stems in names.items():
+    targets = list(targets)
+    for folder in {target.parent for target in targets}:
         with suppress(OSError), os.scandir(folder) as entries:
-            for entry in entries:
-                # Named .STEM.8 digits.tmp
-                if is_temporary(entry.name) and entry.name[1:-13] in stems:
+            left = [entry for entry in entries if is_temporary(entry.name)]
+            stems = {temporary_stem(t.name) for t in targets if t.parent == folder} if left else ()
+            for entry in left:
+                if entry.name[1:-13] in stems:  # named .STEM.8 digits.tmp
                     Path(entry.path).unlink()

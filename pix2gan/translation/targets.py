@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import TypeAlias
 
-from pix2gan.data.image_io import IMAGE_SUFFIXES
+from pix2gan.data.image_io import IMAGE_SUFFIXES, is_image_name
 from pix2gan.errors import ConfigError
 
 FORMATS: dict[str, tuple[str, ...]] = {
@@ -198,8 +198,4 @@ def _own_name(name: Path, suffix: str, format: str | None, only_tiff: bool) -> s
 
 def _image_names(folder: Path) -> list[str]:
     with os.scandir(folder) as entries:
-        return [
-            entry.name
-            for entry in entries
-            if not entry.name.startswith(".") and Path(entry.name).suffix.lower() in IMAGE_SUFFIXES
-        ]
+        return [entry.name for entry in entries if is_image_name(entry.name)]
