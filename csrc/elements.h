@@ -25,6 +25,8 @@ struct float16 {
 
 // To float and back, rounded to nearest, ties to even: where the hardware has no instruction for
 // it. cpu/vector.h does the same to vectors.
+inline float widened(float v) { return v; }
+
 inline float widened(bfloat16 v) {
     const uint32_t bits = static_cast<uint32_t>(v.bits) << 16;
     float out;
@@ -48,6 +50,11 @@ inline float widened(float16 v) {
 
 template <class T>
 T narrowed(float v);
+
+template <>
+inline float narrowed<float>(float v) {
+    return v;
+}
 
 template <>
 inline bfloat16 narrowed<bfloat16>(float v) {

@@ -17,6 +17,19 @@ PIX2GAN_INLINE void sum(const SumRows& k, const int64_t* index, T* out, int64_t 
         store_first(out + column, total, n);
 }
 
+// A row of less than a vector, element by element.
+template <class T>
+PIX2GAN_INLINE void sum_short(const SumRows& k, const int64_t* index, T* out) {
+    float total[lanes] = {};
+    for (int64_t j = 0; j < k.terms; j++)
+        if (index[j] < k.rows) {
+            const T* from = static_cast<const T*>(k.x) + index[j] * k.columns;
+            for (int64_t column = 0; column < k.columns; column++)
+                total[column] += widened(from[column]);
+        }
+    for (int64_t column = 0; column < k.columns; column++) out[column] = narrowed<T>(total[column]);
+}
+
 template <class T>
 void rows(const SumRows& call, int64_t first, int64_t last) {
     const SumRows k = call;
@@ -29,6 +42,10 @@ void rows(const SumRows& call, int64_t first, int64_t last) {
                 __builtin_memcpy(out, static_cast<const T*>(k.x) + *index * k.columns, bytes);
             else
                 __builtin_memset(out, 0, bytes);
+            continue;
+        }
+        if (k.columns < lanes) {
+            sum_short(k, index, out);
             continue;
         }
         int64_t column = 0;

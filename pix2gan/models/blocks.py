@@ -8,7 +8,7 @@ and is told by ``border=`` how the layer after it wants that; nothing is copied 
 
 from __future__ import annotations
 
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pix2gan import ops
 from pix2gan.ops.padding import pad_image
 
-from .small_planes import conv2d_as_matmul, conv_transpose2d_as_matmul, prefers_matmul
+from .convolutions import conv2d, conv_transpose2d
 
 LEAKY_SLOPE = 0.2
 DROPOUT_PROBABILITY = 0.5
@@ -57,6 +57,39 @@ def interior(x: Tensor, border: Border) -> Tensor:
     return x[:, :, width:-width, width:-width] if width else x
 
 
+def with_interior(x: Tensor, border: Border) -> tuple[Tensor, Tensor]:
+    """x and its ``interior``, for two readers whose gradients are added in one pass."""
+    if not border.width or torch.compiler.is_compiling():
+        return x, interior(x, border)
+    both: tuple[Tensor, Tensor] = _WithInterior.apply(x, border)  # type: ignore[no-untyped-call]
+    return both
+
+
+class _WithInterior(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, border: Border) -> tuple[Tensor, Tensor]:
+        ctx.border = border
+        ctx.set_materialize_grads(False)
+        return x.view_as(x), interior(x, border)
+
+    @staticmethod
+    def backward(
+        ctx: Any, whole: Tensor | None, inner: Tensor | None
+    ) -> tuple[Tensor | None, None]:
+        if inner is None:
+            return whole, None
+        width = ctx.border.width
+        if whole is None or torch.is_grad_enabled():
+            padded = F.pad(inner, (width,) * 4)
+            return padded if whole is None else whole + padded, None
+        total = torch.empty_like(whole)
+        torch.add(interior(whole, ctx.border), inner, out=interior(total, ctx.border))
+        for dim in (2, 3):
+            for first in (0, whole.shape[dim] - width):
+                total.narrow(dim, first, width).copy_(whole.narrow(dim, first, width))
+        return total, None
+
+
 class DeferredBiasConv2d(nn.Conv2d):
     """A convolution whose bias is added by the op behind it, not by itself.
 
@@ -68,11 +101,7 @@ class DeferredBiasConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         weight = _weight_to_compute_with(self, x)
-        # Width and height are halved if at all: so many columns has the smaller plane.
-        columns = x.shape[0] * x.shape[2] * x.shape[3] // self.stride[0] ** 2
-        if prefers_matmul(x, weight, columns):
-            return conv2d_as_matmul(x, weight, self.stride[0], int(self.padding[0]))
-        return self._conv_forward(x, weight, None)
+        return conv2d(x, weight, self.stride[0], int(self.padding[0]))
 
     @property
     def geometry(self) -> Geometry:
@@ -106,11 +135,7 @@ class DeferredBiasConvTranspose2d(nn.ConvTranspose2d):
         # The output size is fixed by the architecture; the argument is the base class's.
         assert isinstance(self.padding, tuple)
         weight = _weight_to_compute_with(self, x)
-        if prefers_matmul(x, weight, x.shape[0] * x.shape[2] * x.shape[3]):
-            return conv_transpose2d_as_matmul(
-                x, weight, self.stride[0], self.padding[0], self.output_padding[0]
-            )
-        return F.conv_transpose2d(x, weight, None, self.stride, self.padding, self.output_padding)
+        return conv_transpose2d(x, weight, self.stride[0], self.padding[0], self.output_padding[0])
 
 
 class NearestUpConv2d(DeferredBiasConv2d):

@@ -9,7 +9,17 @@ from collections.abc import Collection
 
 from torch import Tensor, nn
 
-from .blocks import NO_BORDER, Border, ConvNormAct, PaddedConv2d, interior, make_down, make_up, pad
+from .blocks import (
+    NO_BORDER,
+    Border,
+    ConvNormAct,
+    PaddedConv2d,
+    interior,
+    make_down,
+    make_up,
+    pad,
+    with_interior,
+)
 from .generator import Generator
 from .initialisation import initialise
 from .layer_graph import IMAGE, Input, Layer, chain
@@ -42,7 +52,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, border: Border = NO_BORDER) -> Tensor:
         # x: [N, C, H, W] with self.border -> the same shape with border
-        residual = interior(x, self.border)
+        x, residual = with_interior(x, self.border)
         return self.second(self.first(x, self.second.border), border, residual)
 
 
