@@ -800,6 +800,34 @@ void sum_rows(const Tensor& x, const Tensor& index, Tensor out) {
     kernels::sum_rows(k, Device(out).lent());
 }
 
+// ---------------------------------------------------------------------------------- thin_product
+
+void thin_product(const Tensor& a, const Tensor& b, int64_t form, Tensor out) {
+    using Form = pix2gan::ThinProduct::Form;
+    pix2gan::ThinProduct k{};
+    STD_TORCH_CHECK(a.dim() == 2 && b.dim() == 2, "a and b have two axes");
+    STD_TORCH_CHECK(form >= 0 && form <= 2, "there is no form ", form);
+    k.form = static_cast<Form>(form);
+    k.p = a.size(0);
+    const bool outer = k.form == Form::transposed_times;
+    k.n = outer ? a.size(1) : b.size(0), k.k = b.size(1);
+    check_shape(a, {k.p, k.form == Form::times_transposed ? k.k : k.n}, "a");
+    check_shape(b, {outer ? k.p : k.n, k.k}, "b");
+    if (outer)
+        check_shape(out, {k.n, k.k}, "out");
+    else
+        check_shape(out, {k.p, k.form == Form::times ? k.k : k.n}, "out");
+    STD_TORCH_CHECK(k.n % 4 == 0 && k.k % 32 == 0, "the matrix must be [4 n, 32 k]");
+    check_type(a, ScalarType::BFloat16, "a");
+    check_type(b, ScalarType::BFloat16, "b");
+    check_type(out, ScalarType::BFloat16, "out");
+    STD_TORCH_CHECK(b.is_contiguous() && out.is_contiguous(), "b and out must be contiguous");
+    const Tensor dense = torch::stable::contiguous(a);
+    k.a = dense.const_data_ptr(), k.b = b.const_data_ptr();
+    k.out = out.mutable_data_ptr();
+    kernels::thin_product(k, Device(out).lent());
+}
+
 // ---------------------------------------------------------------------------------------- others
 
 std::string instruction_set() { return pix2gan::cpu::instruction_set(); }
@@ -877,6 +905,7 @@ PIX2GAN_DEFINE(PIX2GAN_LIBRARY, m) {
         "Tensor(d!)? rounded, Tensor(e!)? average, float lr, float beta1, float beta2, float eps, "
         "float step, float scale, float share) -> ()");
     m.def("sum_rows(Tensor x, Tensor index, Tensor(a!) out) -> ()");
+    m.def("thin_product(Tensor a, Tensor b, int form, Tensor(a!) out) -> ()");
     m.def(
         "new_instance_norm_act(Tensor x, Tensor? weight, Tensor? bias, str act, float alpha, "
         "Tensor? residual, int pad, str pad_mode, float eps, Tensor? mean, Tensor? rstd) -> "
@@ -899,6 +928,7 @@ STABLE_TORCH_LIBRARY_IMPL(PIX2GAN_LIBRARY, PIX2GAN_KEY, m) {
 #if !defined(PIX2GAN_CUDA)
     m.impl("adam_step", TORCH_BOX(&adam_step));
     m.impl("sum_rows", TORCH_BOX(&sum_rows));
+    m.impl("thin_product", TORCH_BOX(&thin_product));
     m.impl("new_instance_norm_act", TORCH_BOX(&new_instance_norm_act));
 #endif
 }

@@ -173,6 +173,19 @@ struct SumRows {
     void* out;  // [count, columns]
 };
 
+// A few rows of bfloat16 and a matrix [n, k], all dense: k is a multiple of 32, n of 4.
+struct ThinProduct {
+    enum class Form : int32_t {
+        times_transposed,  // out [p, n] = a [p, k] times b [n, k], transposed
+        times,             // out [p, k] = a [p, n] times b [n, k]
+        transposed_times,  // out [n, k] = a [p, n], transposed, times b [p, k]
+    };
+    Form form;
+    int64_t p, n, k;
+    const void *a, *b;
+    void* out;
+};
+
 namespace cpu {
 
 void bias_act(const BiasAct&, const Workers&);
@@ -184,6 +197,7 @@ void scale_act(const ScaleAct&, const Workers&);
 void scale_weight(const ScaleWeight&, const Workers&);
 void adam_step(const AdamStep&, const Workers&);
 void sum_rows(const SumRows&, const Workers&);
+void thin_product(const ThinProduct&, const Workers&);
 
 // Whether PyTorch's convolution of this type is fast here, and not one that is emulated.
 bool convolves(Type);

@@ -32,6 +32,8 @@ namespace pix2gan::cpu::PIX2GAN_ISA {
 #include "adam_loops.h"
 //
 #include "sum_rows_loops.h"
+//
+#include "thin_product_loops.h"
 
 extern const Loops table = {
     PIX2GAN_STRING(PIX2GAN_ISA),
@@ -44,6 +46,7 @@ extern const Loops table = {
     scale_act_loops::find_weight,
     adam_loops::find,
     sum_rows_loops::find,
+    thin_product_loops::find,
     instance_norm_loops::merge_sums,
     instance_norm_loops::finish_channels,
 };

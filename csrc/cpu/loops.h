@@ -128,6 +128,11 @@ using AdamLoop = void (*)(const AdamStep&, int64_t begin, int64_t end);
 // Rows [first, last) of out.
 using SumRowsLoop = void (*)(const SumRows&, int64_t first, int64_t last);
 
+// The matrix of a thin product is cut into rows of this number or, where they are summed up, into
+// columns.
+constexpr int64_t thin_product_block = 4, thin_product_tile = 512;
+using ThinProductLoop = void (*)(const ThinProduct&, int64_t first, int64_t last);
+
 struct Loops {
     const char* name;
     int64_t lanes;
@@ -139,6 +144,7 @@ struct Loops {
     ScaleWeightLoop (*scale_weight)(Type from, Type to);
     AdamLoop (*adam)(const AdamStep&);
     SumRowsLoop (*sum_rows)(const SumRows&);
+    ThinProductLoop (*thin_product)(ThinProduct::Form);
     // One more chunk of `pixels` sums as above into the mean and m2 [channels] of `count` pixels.
     void (*merge_sums)(const float* sums, int64_t channels, double pixels, double count,
                        double* mean, double* m2);

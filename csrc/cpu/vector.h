@@ -17,6 +17,18 @@ PIX2GAN_INLINE F select(I condition, F a, F b) { return condition ? a : b; }
 PIX2GAN_INLINE U select(I condition, U a, U b) { return condition ? a : b; }
 PIX2GAN_INLINE F absolute(F v) { return (F)((U)v & 0x7fffffffu); }
 
+PIX2GAN_INLINE bool all_zero(U v) {
+#if PIX2GAN_LEVEL >= 2
+    return _mm512_test_epi32_mask((__m512i)v, (__m512i)v) == 0;
+#elif PIX2GAN_LEVEL == 1
+    return _mm256_testz_si256((__m256i)v, (__m256i)v) != 0;
+#else
+    uint32_t any = 0;
+    for (int64_t i = 0; i < lanes; i++) any |= v[i];
+    return any == 0;
+#endif
+}
+
 PIX2GAN_INLINE F square_root(F v) {
 #if PIX2GAN_LEVEL >= 2
     return (F)_mm512_sqrt_ps((__m512)v);
@@ -300,6 +312,16 @@ PIX2GAN_INLINE void store_pair_as(float* to, Pair v) {
 template <>
 PIX2GAN_INLINE void store_pair_as<bfloat16>(float* to, Pair v) {
     store_interleaved(to, v.a, v.b);
+}
+
+// sum + the products of the bfloat16 in the low and in the high halves of a and b.
+PIX2GAN_INLINE F add_products(F sum, U a, U b) {
+#if PIX2GAN_LEVEL >= 3
+    return (F)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+#else
+    sum += (F)(a << 16) * (F)(b << 16);
+    return sum + (F)(a & 0xffff0000u) * (F)(b & 0xffff0000u);
+#endif
 }
 
 // a1 a2 ... b0

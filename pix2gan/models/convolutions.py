@@ -14,10 +14,8 @@ from .few_channels import (
 )
 from .small_planes import (
     conv2d_as_matmul,
-    conv2d_with_matmul_gradient,
     conv_transpose2d_as_matmul,
     prefers_matmul,
-    prefers_matmul_gradient,
 )
 
 
@@ -29,8 +27,6 @@ def conv2d(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
         columns = x.shape[0] * x.shape[2] * x.shape[3] // stride**2
         if prefers_matmul(weight, columns):
             return conv2d_as_matmul(x, weight, stride, padding)
-        if prefers_matmul_gradient(x, weight, columns):
-            return conv2d_with_matmul_gradient(x, weight, stride, padding)
         if takes_taps(outs, ins, kernel):
             return conv2d_to_few(x, weight, stride, padding)
         if takes_fours(outs, ins, kernel) and stride == 1:

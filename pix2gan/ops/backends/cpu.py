@@ -42,6 +42,8 @@ def is_available() -> tuple[bool, str]:
 def supports(primitive: str, *args: Any) -> bool:
     if primitive == "adam_step":
         return args[0].dtype == torch.float32 and args[1].dtype in _GRADIENTS
+    if primitive == "thin_product":
+        return args[0].dtype == args[1].dtype == torch.bfloat16
     positions = _DATA.get(primitive)
     if positions is None:
         return False
@@ -102,3 +104,7 @@ def adam_step(*args: Any) -> None:
 
 def sum_rows(x: Tensor, index: Tensor, out: Tensor) -> None:
     torch.ops.pix2gan_native.sum_rows.default(x, index, out)
+
+
+def thin_product(a: Tensor, b: Tensor, form: int, out: Tensor) -> None:
+    torch.ops.pix2gan_native.thin_product.default(a, b, form, out)

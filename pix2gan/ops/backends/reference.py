@@ -394,6 +394,10 @@ def adam_step(
         average.lerp_(weight, share)
 
 
+def thin_product(a: Tensor, b: Tensor, form: int, out: Tensor) -> None:
+    torch.matmul(a.t() if form == 2 else a, b.t() if form == 0 else b, out=out)
+
+
 def sum_rows(x: Tensor, index: Tensor, out: Tensor) -> None:
     rows = torch.cat((x, x.new_zeros(1, x.shape[1]))).index_select(0, index.flatten())
     total = rows.view(*index.shape, x.shape[1]).sum(1, dtype=accumulation_dtype(x.dtype))
