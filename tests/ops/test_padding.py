@@ -6,7 +6,6 @@ import shutil
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pix2gan.ops.padding import PAD_MODES, pad_image, pad_image_adjoint
@@ -51,19 +50,3 @@ def test_replicated_borders_when_compiled(compiler):
         (compiled(x, dy)[0] * dy).sum().backward()
         (gradient(again, dy)[0] * dy).sum().backward()
         torch.testing.assert_close(x.grad, again.grad)
-
-
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize(("height", "width", "pad"), [(4, 5, 3), (2, 3, 1), (9, 8, 3)])
-def test_the_gradient_of_reflection_is_pytorchs(memory_format, height, width, pad):
-    x = torch.randn(2, 3, height, width, dtype=torch.float64)
-    x = x.contiguous(memory_format=memory_format).requires_grad_()
-    theirs = F.pad(x, (pad,) * 4, mode="reflect")
-    ours = pad_image(x, pad, "reflect")
-    assert torch.equal(ours, theirs)
-    cotangent = torch.randn_like(theirs)
-    torch.testing.assert_close(
-        torch.autograd.grad(ours, x, cotangent), torch.autograd.grad(theirs, x, cotangent)
-    )
-    if height < 4:
-        assert torch.autograd.gradgradcheck(lambda x: pad_image(x, pad, "reflect").sin(), (x,))
