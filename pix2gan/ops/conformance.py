@@ -401,11 +401,28 @@ def _check_op(
                 if out.dtype != same[index].dtype:
                     raise _Wrong(f"{name} is {out.dtype}, not {same[index].dtype}")
                 _compare(out, want, tolerance, name)
+            if hasattr(dispatch.load_backend(backend), f"new_{case.op}"):
+                _check_shortcut(backend, case, placed, y, exact[0], allowed[0])
         except _Wrong as wrong:
             status, message = "failed", str(wrong)
         except Exception:
             status, message = "failed", traceback.format_exc(limit=-3).strip()
         yield Result(f"op {case.op}", case.label, dtype, layout, status, message)
+
+
+def _check_shortcut(
+    backend: str, case: OpCase, tensors: dict[str, Tensor], y: Tensor, want: Tensor, allowed: Tensor
+) -> None:
+    """The op without gradients, which ``dispatch.compute`` may take straight from the backend."""
+    with public.use_backend(f"{backend},{dispatch.LAST_RESORT}"), torch.no_grad():
+        leaves = {name: t.detach() for name, t in tensors.items()}
+        out = getattr(public, case.op)(**leaves, **case.options)
+    if (out.dtype, out.shape, out.stride()) != (y.dtype, y.shape, y.stride()):
+        raise _Wrong(
+            f"without gradients y is {out.dtype} {list(out.shape)} with the strides "
+            f"{out.stride()}, not {y.dtype} {list(y.shape)} with {y.stride()}"
+        )
+    _compare(out, want, allowed, "y without gradients")
 
 
 class _Rounding(TorchDispatchMode):

@@ -96,7 +96,7 @@ class _WallClock:
         # The first calls of a fast function are slow ones: how often it fits into a measurement
         # shows when it has been called nearly as often.
         while (once := self.measure()) * self.times < inner_ms / 2:
-            self.times = min(10 * self.times, math.ceil(inner_ms / max(once, 1e-4)))
+            self.times = min(10 * self.times, math.ceil(inner_ms / max(once, 1e-6)))
 
     def measure(self) -> float:
         with self.within():

@@ -101,6 +101,21 @@ def test_a_wrong_part_of_an_op_fails(register, few, subject, primitive, dtype, f
     assert all(re.search("elements are off", r.message) for r in found)
 
 
+@pytest.mark.parametrize(("error", "message"), [(0, None), (1, "y without gradients: 1 of")])
+def test_a_wrong_shortcut_fails(register, few, error, message):
+    def shortcut(x, *args):
+        outs = dispatch.allocate("instance_norm_act", x, *args)
+        REFERENCE.instance_norm_act(x, *args, *outs)
+        outs[0][-1:, -1:, -1:, -1:] += error
+        return outs[0]
+
+    register("short", imitation(new_instance_norm_act=shortcut))
+    results = conformance.check("short", dtypes=[torch.float32], subjects=["op instance_norm_act"])
+    found = conformance.failures(results)
+    assert bool(found) == bool(message)
+    assert all(r.message.startswith(message) for r in found)
+
+
 @pytest.mark.parametrize("subject", PARTS)
 def test_a_right_backend_that_rounds_otherwise_conforms(register, few, subject):
     """One that takes the neighbour of the reference's result here and there."""

@@ -67,6 +67,20 @@ def test_how_often_a_function_is_repeated_does_not_depend_on_its_first_calls():
     assert calls > 200
 
 
+def test_a_function_that_takes_next_to_no_time_is_timed(monkeypatch):
+    calls = 0
+
+    def fast() -> None:
+        nonlocal calls
+        calls += 1
+
+    # A machine on which a call takes 20 ns.
+    monkeypatch.setattr(time, "perf_counter", lambda: calls * 20e-9)
+    timing = time_interleaved({"a": fast}, seconds=0, min_repeats=1, inner_ms=0.1)["a"]
+    assert timing.ms == pytest.approx(20e-6)
+    assert calls > 0.05 / 20e-6
+
+
 def test_time_and_repeats_are_bounded():
     start = time.perf_counter()
     timing = time_interleaved({"a": lambda: time.sleep(0.001)}, seconds=0.05, inner_ms=0.001)["a"]
