@@ -207,6 +207,13 @@ bool has_dense_planes(const Tensor& t) {
     return (t.size(3) == 1 || t.stride(3) == 1) && (t.size(2) == 1 || t.stride(2) == t.size(3));
 }
 
+bool is_floating(const Optional& t) {
+    if (!t.has_value()) return true;
+    const ScalarType type = t->scalar_type();
+    return type == ScalarType::Float || type == ScalarType::Double || type == ScalarType::Half ||
+           type == ScalarType::BFloat16;
+}
+
 // Small arguments in float32, dense.
 Optional as_float(const Optional& t) {
     if (!t.has_value()) return t;
@@ -433,7 +440,11 @@ Tensor new_instance_norm_act(const Tensor& x, const Optional& weight, const Opti
                              int64_t pad, const std::string& pad_mode, double eps,
                              const Optional& mean, const Optional& rstd) {
     STD_TORCH_CHECK(x.dim() == 4 && pad >= 0, "x must be [N, C, H, W], pad not negative");
-    STD_TORCH_CHECK(alpha >= 0 && eps >= 0, "alpha and eps must not be negative");
+    STD_TORCH_CHECK(alpha >= 0 && std::isfinite(alpha) && eps >= 0,
+                    "alpha and eps must not be negative");
+    STD_TORCH_CHECK(
+        is_floating(weight) && is_floating(bias) && is_floating(mean) && is_floating(rstd),
+        "parameters must have a floating dtype");
     const int64_t n = x.size(0), c = x.size(1), height = x.size(2), width = x.size(3);
     STD_TORCH_CHECK(height > 0 && width > 0, "x has no pixels");
     const bool channels_last = !x.is_contiguous() && is_channels_last(x);

@@ -140,6 +140,7 @@ def compute(primitive: str, args: Sequence[Any]) -> torch.Tensor | None:
         is_dynamo_compiling()  # first, as in _is_plain; who else compiles has a mode on a stack
         or torch.is_grad_enabled()
         or type(args[0]) not in _PLAIN_TENSORS
+        or args[0].dtype == torch.float64  # which kernels leave to the reference
         or _len_torch_dispatch_stack()
         or _len_torch_function_stack()
         or _peek_interpreter_stack() is not None
@@ -452,7 +453,10 @@ def _resolve(primitive: str, device: str, forced: str | None) -> tuple[_Candidat
         else:
             level = logging.WARNING
         if forced and "," not in forced:
-            raise BackendError(f"The backend {name!r} cannot be used: {problem}")
+            raise BackendError(
+                f"The backend {name!r} cannot be used: {problem}; "
+                f"'{name},{LAST_RESORT}' goes on with the reference where it must."
+            )
         backend.announce(problem, level, f"pix2gan: the backend {name!r} is passed over: {problem}")
     if not found:
         raise BackendError(

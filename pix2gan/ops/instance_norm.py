@@ -3,6 +3,7 @@ statistics."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -59,7 +60,7 @@ def instance_norm_act(
             return y
     _, _, height, width = _require_planes(x)
     known = activation(act)
-    if act == "lrelu" and not alpha >= 0:
+    if act == "lrelu" and not 0 <= alpha < math.inf:
         raise ValueError(f"alpha of lrelu must not be negative, it is {alpha}")
     if not eps >= 0:
         raise ValueError(f"eps must not be negative, it is {eps}")

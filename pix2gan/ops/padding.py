@@ -13,6 +13,8 @@ def check_padding(height: int, width: int, pad: int, mode: str) -> None:
     """``ValueError`` for a mode that is unknown and a width that the mode does not allow."""
     if mode not in PAD_MODES:
         raise ValueError(f"pad_mode must be one of {', '.join(PAD_MODES)}, not {mode!r}")
+    if isinstance(pad, (float, str)):
+        raise ValueError(f"pad must be a whole number of pixels, it is {pad!r}")
     if pad < 0:
         raise ValueError(f"pad must not be negative, it is {pad}")
     if mode == "reflect" and pad > 0 and pad >= min(height, width):

@@ -214,6 +214,12 @@ def test_norms_without_a_gradient_are_those_with_one(native, memory_format, shap
             assert y.stride() == expected.stride()
             with pytest.raises(ValueError, match="bias must be"):
                 ops.instance_norm_act(x, bias=torch.ones(3))
+            with pytest.raises(TypeError, match="weight must be float64"):
+                ops.instance_norm_act(x, torch.ones(shape[1], dtype=torch.int64))
+            with pytest.raises(ValueError, match="whole number"):
+                ops.instance_norm_act(x, pad=1.5)
+            with pytest.raises(ValueError, match="alpha of lrelu"):
+                ops.instance_norm_act(x, act="lrelu", alpha=float("inf"))
             converted = ops.instance_norm_act(x, residual=x.float(), eps=1)
             assert torch.equal(converted, ops.instance_norm_act(x, residual=x, eps=1))
 
