@@ -55,8 +55,8 @@ def test_bars(gradient):
     assert missed == []
     _, missed = benchmark.run(contest(at_least=1e6, gradient=gradient), seconds=0.01)
     assert "the bar is 1e+06x" in missed[0]
-    _, missed = benchmark.run(contest(copy=lambda: None, at_most=1.0), seconds=0.01)
-    assert "copies, the bar is 1" in missed[0]
+    _, missed = benchmark.run(contest(copied=torch.ones(1), at_most=1e-6), seconds=0.01)
+    assert "copies, the bar is 1e-06" in missed[0]
 
 
 def test_a_wrong_result_is_not_timed():
