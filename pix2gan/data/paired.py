@@ -365,7 +365,8 @@ def check_paired(
         raise DataError(
             "These images look like single photos, not like pairs A|B side by side: most show no "
             "seam in their middle. Say --sketch mixed (sketch=) to have inputs drawn from photos, "
-            "give folders A and B, or say --side-by-side (side_by_side=) if they are pairs all the same."
+            "give folders A and B, or say --side-by-side (side_by_side=) if they are pairs all the "
+            "same."
         )
     sizes = sorted((result.size for result in sound), key=np.prod)
     return PairedSummary(
