@@ -3,19 +3,63 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from pix2gan import ops
 from pix2gan.ops import dispatch
+from pix2gan.ops.backends import cpu
+
+INSTRUCTION_SETS = ("avx512_bf16", "avx512", "avx2", "baseline")
 
 
 @pytest.fixture
 def reference() -> Iterator[None]:
     """The reference backend, whatever else this machine has: the mathematics is tested on it."""
     with ops.use_backend("reference"):
+        yield
+
+
+@pytest.fixture
+def native() -> Iterator[None]:
+    """The native CPU backend, forced; skips where it cannot be built."""
+    available, reason = cpu.is_available()
+    if not available:
+        pytest.skip(reason)
+    with ops.use_backend("cpu,reference"):
+        yield
+
+
+@contextmanager
+def _limited_to(instruction_set: str) -> Iterator[None]:
+    """The native kernels of an instruction set; skips where the processor does not have it."""
+    best = torch.ops.pix2gan_native.instruction_set()
+    if not torch.ops.pix2gan_native.use_instruction_set(instruction_set):
+        pytest.skip(f"this processor has no {instruction_set}")
+    yield
+    assert torch.ops.pix2gan_native.use_instruction_set(best)
+
+
+@pytest.fixture(params=INSTRUCTION_SETS)
+def instruction_set(native: None, request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each instruction set that this processor has."""
+    with _limited_to(request.param):
+        yield request.param
+
+
+@pytest.fixture(params=("reference", *INSTRUCTION_SETS))
+def backend(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The reference, and the native backend with each instruction set that this processor has."""
+    if request.param == "reference":
+        request.getfixturevalue("reference")
+        yield
+        return
+    request.getfixturevalue("native")
+    with ops.use_backend("cpu"), _limited_to(request.param):
         yield
 
 

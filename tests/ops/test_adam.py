@@ -11,7 +11,6 @@ from pix2gan import ops
 from pix2gan.ops.adam import adam_step
 from pix2gan.ops.backends import cpu
 
-INSTRUCTION_SETS = ("avx512_bf16", "avx512", "avx2", "baseline")
 SETTINGS: dict[str, Any] = {"lr": 1e-2, "betas": (0.5, 0.999), "eps": 1e-8}
 
 
@@ -59,56 +58,36 @@ def test_it_is_torchs_adam(backend: str) -> None:
     torch.testing.assert_close(rows["square"], optimizer.state[weight]["exp_avg_sq"])
 
 
-@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_native_kernel_is_the_reference(instruction_set: str, dtype: torch.dtype) -> None:
-    available, reason = cpu.is_available()
-    if not available:
-        pytest.skip(reason)
-    best = torch.ops.pix2gan_native.instruction_set()
-    if not torch.ops.pix2gan_native.use_instruction_set(instruction_set):
-        pytest.skip(f"this processor has no {instruction_set}")
-    try:
-        for n in (0, 1, 7, 16, 33, 40_000):  # the last one in several tasks
-            with ops.use_backend("cpu"):
-                ours = trained(n, dtype)
-            with ops.use_backend("reference"):
-                theirs = trained(n, dtype)
-            assert torch.equal(ours["rounded"], ours["weight"].bfloat16())
-            del ours["rounded"], theirs["rounded"]
-            torch.testing.assert_close(ours, theirs)
-    finally:
-        assert torch.ops.pix2gan_native.use_instruction_set(best)
+    for n in (0, 1, 7, 16, 33, 40_000):  # the last one in several tasks
+        with ops.use_backend("cpu"):
+            ours = trained(n, dtype)
+        with ops.use_backend("reference"):
+            theirs = trained(n, dtype)
+        assert torch.equal(ours["rounded"], ours["weight"].bfloat16())
+        del ours["rounded"], theirs["rounded"]
+        torch.testing.assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
 def test_weights_without_a_gradient_stay_and_averages_still_follow(instruction_set: str) -> None:
-    available, reason = cpu.is_available()
-    if not available:
-        pytest.skip(reason)
-    best = torch.ops.pix2gan_native.instruction_set()
-    if not torch.ops.pix2gan_native.use_instruction_set(instruction_set):
-        pytest.skip(f"this processor has no {instruction_set}")
     n = 150
-    try:
-        for name, first in (("gradient", 0.5), ("mean", 0.5), ("square", 0.5), ("average", 2.0)):
-            found = []
-            for backend in ("cpu", "reference"):
-                rows = {key: torch.zeros(n) for key in ("gradient", "mean", "square")}
-                rows |= {key: torch.linspace(-1, 1, n) for key in ("weight", "average")}
-                rows["rounded"] = torch.empty(n, dtype=torch.bfloat16)
-                rows[name][:40] = first  # of all others, nothing moves
-                before = rows["weight"].clone()
-                with ops.use_backend(backend):
-                    adam_step(**rows, **SETTINGS, step=3, share=0.25)
-                assert torch.equal(rows["weight"][48:], before[48:])
-                assert torch.equal(rows["average"][48:], before[48:])
-                assert torch.equal(rows["rounded"], rows["weight"].bfloat16())
-                found.append(rows)
-            found[0].pop("rounded"), found[1].pop("rounded")
-            torch.testing.assert_close(*found)
-    finally:
-        assert torch.ops.pix2gan_native.use_instruction_set(best)
+    for name, first in (("gradient", 0.5), ("mean", 0.5), ("square", 0.5), ("average", 2.0)):
+        found = []
+        for backend in ("cpu", "reference"):
+            rows = {key: torch.zeros(n) for key in ("gradient", "mean", "square")}
+            rows |= {key: torch.linspace(-1, 1, n) for key in ("weight", "average")}
+            rows["rounded"] = torch.empty(n, dtype=torch.bfloat16)
+            rows[name][:40] = first  # of all others, nothing moves
+            before = rows["weight"].clone()
+            with ops.use_backend(backend):
+                adam_step(**rows, **SETTINGS, step=3, share=0.25)
+            assert torch.equal(rows["weight"][48:], before[48:])
+            assert torch.equal(rows["average"][48:], before[48:])
+            assert torch.equal(rows["rounded"], rows["weight"].bfloat16())
+            found.append(rows)
+        found[0].pop("rounded"), found[1].pop("rounded")
+        torch.testing.assert_close(*found)
 
 
 def test_weights_are_rounded_as_pytorch_does_subnormal_ones_too() -> None:

@@ -6,7 +6,6 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,28 +22,6 @@ from pix2gan.ops.cases import DATA_ARGUMENTS
 
 HALVES = (torch.bfloat16, torch.float16)
 FORMATS = (torch.contiguous_format, torch.channels_last)
-INSTRUCTION_SETS = ("avx512_bf16", "avx512", "avx2", "baseline")
-
-
-@pytest.fixture
-def native() -> Iterator[None]:
-    """The backend, forced; skips where it cannot be built."""
-    available, reason = cpu.is_available()
-    if not available:
-        pytest.skip(reason)
-    with ops.use_backend("cpu,reference"):
-        yield
-
-
-@pytest.fixture(params=INSTRUCTION_SETS)
-def instruction_set(native: None, request: pytest.FixtureRequest) -> Iterator[str]:
-    """Each instruction set that this processor has."""
-    best = torch.ops.pix2gan_native.instruction_set()
-    if not torch.ops.pix2gan_native.use_instruction_set(request.param):
-        pytest.skip(f"this processor has no {request.param}")
-    yield request.param
-    assert torch.ops.pix2gan_native.use_instruction_set(best)
-
 
 # ------------------------------------------------------------------------------------------ kernels
 

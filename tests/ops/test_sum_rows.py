@@ -5,29 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pix2gan import ops
-from pix2gan.ops.backends import cpu
 from pix2gan.ops.sum_rows import sum_rows
-
-INSTRUCTION_SETS = ("reference", "avx512_bf16", "avx512", "avx2", "baseline")
-
-
-@pytest.fixture(params=INSTRUCTION_SETS)
-def backend(request):
-    """The reference, and the native backend with each instruction set that this processor has."""
-    if request.param == "reference":
-        with ops.use_backend("reference"):
-            yield
-        return
-    available, reason = cpu.is_available()
-    if not available:
-        pytest.skip(reason)
-    best = torch.ops.pix2gan_native.instruction_set()
-    if not torch.ops.pix2gan_native.use_instruction_set(request.param):
-        pytest.skip(f"this processor has no {request.param}")
-    with ops.use_backend("cpu"):
-        yield
-    assert torch.ops.pix2gan_native.use_instruction_set(best)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -6,29 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pix2gan import ops
-from pix2gan.ops.backends import cpu
 from pix2gan.ops.thin_product import is_thin, times, times_transposed
-
-INSTRUCTION_SETS = ("reference", "avx512_bf16", "avx512", "avx2", "baseline")
-
-
-@pytest.fixture(params=INSTRUCTION_SETS)
-def backend(request):
-    """The reference, and the native backend with each instruction set that this processor has."""
-    if request.param == "reference":
-        with ops.use_backend("reference"):
-            yield
-        return
-    available, reason = cpu.is_available()
-    if not available:
-        pytest.skip(reason)
-    best = torch.ops.pix2gan_native.instruction_set()
-    if not torch.ops.pix2gan_native.use_instruction_set(request.param):
-        pytest.skip(f"this processor has no {request.param}")
-    with ops.use_backend("cpu"):
-        yield
-    assert torch.ops.pix2gan_native.use_instruction_set(best)
 
 
 def operands(rows: int, n: int, k: int, *, transposed: bool) -> tuple[Tensor, Tensor, Tensor]:

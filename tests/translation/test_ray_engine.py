@@ -125,15 +125,19 @@ def test_ray_that_is_not_installed(
 # On a cluster
 
 
+@pytest.fixture
+def ray_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "600")  # this machine may be busy
+
+
 @pytest.mark.stress
 @pytest.mark.timeout(1800)
 @needs_ray
 def test_two_machines_one_of_which_is_killed(
-    unet: Translator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    unet: Translator, tmp_path: Path, ray_settings: None
 ) -> None:
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "600")  # this machine may be busy
     import ray
     from ray.cluster_utils import Cluster
 
@@ -182,13 +186,10 @@ def test_two_machines_one_of_which_is_killed(
 @pytest.mark.timeout(900)
 @needs_ray
 def test_a_worker_has_the_lanes_of_a_local_run(
-    unet: Translator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    unet: Translator, tmp_path: Path, ray_settings: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Torch's threads are counted by each thread for itself, and it is Ray that chooses in which
     one a worker is made and called; their number decides the lanes, and so the last bits."""
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "600")  # this machine may be busy
     import ray
 
     for i in range(40):
