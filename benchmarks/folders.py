@@ -37,14 +37,16 @@ SIDE = 256
 
 
 def write_images(folder: Path, count: int) -> list[Path]:
-    """JPEGs with the detail of photos."""
+    """JPEGs with the detail of photos, which decides how long decoding takes: 38 kB each at quality
+    95, where photos, paintings and facades scaled to this size have 22 to 39, and those of public
+    data sets, saved at lower qualities, 15."""
     folder.mkdir(parents=True)
     paths = []
     for number in range(count):
         rng = np.random.default_rng(number)
         coarse = rng.random((24, 24, 3)).astype(np.float32)
         smooth = cv2.resize(coarse, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
-        grain = rng.normal(0, 0.05, (SIDE, SIDE, 3))
+        grain = rng.normal(0, 0.005, (SIDE, SIDE, 3))
         path = folder / f"{number}.jpg"
         save_image(path, np.clip((smooth + grain) * 255, 0, 255).astype(np.uint8))
         paths.append(path)

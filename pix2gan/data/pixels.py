@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import cv2
 import numpy as np
 
 from pix2gan.errors import DataError
@@ -73,8 +74,9 @@ def to_grey(image: Array, background: int = 255) -> Array:
         image = _composite(image, background)
     if image.shape[2] == 1:
         return image
-    weights = np.array([0.299, 0.587, 0.114], np.float32)
-    grey = to_rgb(image, background).astype(np.float32, copy=False) @ weights
+    colours = to_rgb(image, background).astype(np.float32, copy=False)
+    # A product of matrices would wake the threads of NumPy's BLAS.
+    grey = cv2.cvtColor(np.ascontiguousarray(colours), cv2.COLOR_RGB2GRAY)
     return _like(grey, image.dtype)[..., np.newaxis]
 
 

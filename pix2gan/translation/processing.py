@@ -158,6 +158,8 @@ class Processing:
 
         Returns: as `finish`.
         """
+        if dtype == "uint8" and self._lowest(result, name) >= self.low:
+            return self._with_alpha(self._to_bytes(result), alpha)
         image = self._from_network(result, name)
         np.clip(image, 0.0, 1.0, out=image)
         return self._in_depth(image, alpha, dtype)
@@ -169,12 +171,13 @@ class Processing:
         colours, alpha = self._split_alpha(image, name)
         full_scale = np.float32(_FULL_SCALE[image.dtype.name])
         # Few passes: they are what a folder costs besides the network and its codecs.
-        values: FloatArray = np.divide(colours, full_scale, dtype=np.float32)
+        values = self._to_channels(colours.astype(np.float32), name)
+        values /= full_scale
         if alpha is not None:
             opacity = alpha.astype(np.float32) / full_scale
             values = values * opacity + (1.0 - opacity)
         dropped = self.sketch or self.output_range is not None
-        return self._to_channels(values, name), None if dropped else alpha
+        return values, None if dropped else alpha
 
     def _to_network(self, values: FloatArray) -> FloatArray:
         """[H, W, C] in [0, 1], which is overwritten, -> [C, H, W] in the model's value range."""
@@ -184,27 +187,45 @@ class Processing:
 
     def _from_network(self, result: FloatArray, name: str) -> FloatArray:
         """[C, H, W] in the model's value range -> [H, W, C] around [0, 1], in memory of its own."""
-        if not np.isfinite(result).all():
+        self._lowest(result, name)
+        image = result.transpose(1, 2, 0) - np.float32(self.low)  # in the order of the result
+        image /= np.float32(self.high - self.low)
+        return image
+
+    def _lowest(self, result: FloatArray, name: str) -> float:
+        """The smallest of the network's values; BadImageError if one of them is not finite."""
+        low, high = float(result.min()), float(result.max())  # NaN if there is one
+        if not (math.isfinite(low) and math.isfinite(high)):
             raise BadImageError(
                 name,
                 "the network's output for it is not finite; translate it in float32, and if that "
                 "does not help, the model is damaged",
             )
-        image = result.transpose(1, 2, 0) - np.float32(self.low)  # in the order of the result
-        image /= np.float32(self.high - self.low)
-        return image
+        return low
+
+    def _to_bytes(self, result: FloatArray) -> Array:
+        """[C, H, W] in the model's value range, or above it -> uint8 [H, W, C]."""
+        image = result.transpose(1, 2, 0)
+        if not image.flags.c_contiguous:
+            image = _interleaved(image)
+        scale = 255.0 / (self.high - self.low)
+        # One pass for everything; it would make negative values positive.
+        return cv2.convertScaleAbs(image, alpha=scale, beta=-self.low * scale).reshape(image.shape)
 
     def _in_depth(self, image: FloatArray, alpha: Array | None, dtype: str) -> Array:
         """[H, W, C] in [0, 1], which is overwritten, in a depth, with the alpha channel that is put
         back; or in the model's output range."""
         if self.output_range is not None and dtype == "float32":
             return restore_range(image, self.output_range)
-        pixels = _interleaved(_quantize(image, dtype))
-        if alpha is not None and pixels.shape[2] in (1, 3):
-            if alpha.dtype != dtype:
-                alpha = _quantize(alpha.astype(np.float32) / _FULL_SCALE[alpha.dtype.name], dtype)
-            pixels = np.concatenate([pixels, alpha], axis=2)
-        return pixels
+        return self._with_alpha(_interleaved(_quantize(image, dtype)), alpha)
+
+    def _with_alpha(self, pixels: Array, alpha: Array | None) -> Array:
+        if alpha is None or pixels.shape[2] not in (1, 3):
+            return pixels
+        if alpha.dtype != pixels.dtype:
+            opacity = alpha.astype(np.float32) / _FULL_SCALE[alpha.dtype.name]
+            alpha = _quantize(opacity, pixels.dtype.name)
+        return np.concatenate([pixels, alpha], axis=2)
 
     def _checked(self, image: Array, name: str) -> Array:
         if image.ndim == 2:
