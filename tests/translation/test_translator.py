@@ -113,6 +113,27 @@ def test_the_value_range_is_the_models(make_mirror: MakeMirror) -> None:
     np.testing.assert_allclose(seen[0].permute(1, 2, 0).numpy(), pixels, atol=1e-3)
 
 
+@pytest.mark.parametrize(("factor", "shift"), [(1.0, 0.0), (1.5, 0.0), (1.0, 0.5), (1.0, -0.5)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("size", [(8, 8), (7, 6)])
+def test_what_lies_outside_of_the_range_is_clipped(
+    make_mirror: MakeMirror,
+    factor: float,
+    shift: float,
+    layout: torch.memory_format,
+    size: tuple[int, int],
+) -> None:
+    class Louder(Mirror):
+        def forward(self, x: Tensor) -> Tensor:
+            return (super().forward(x) * factor + shift).contiguous(memory_format=layout)
+
+    pixels = picture(*size)
+    exact = (pixels / 255 * 2 - 1) * factor + shift
+    expected = np.clip((exact + 1) / 2, 0, 1) * 255
+    made = np.asarray(make_mirror(Louder())(pixels)).astype(float)
+    assert np.abs(made - expected).max() < 0.501  # rounded to the nearest
+
+
 # Margins and scaling
 
 
