@@ -40,6 +40,7 @@ def test_exact_equals_untiled_at_2048x1536(tmp_path: Path) -> None:
 
 
 @pytest.mark.stress
+@pytest.mark.timeout(3600)
 def test_6000x4000_exactly_takes_3_gb_and_little_more_than_a_forward_pass(tmp_path: Path) -> None:
     """Within 20 minutes; 2.5 forwards of work, by the processor's time, which load does not move
     much."""
@@ -56,6 +57,7 @@ def test_6000x4000_exactly_takes_3_gb_and_little_more_than_a_forward_pass(tmp_pa
 
 
 @pytest.mark.stress
+@pytest.mark.timeout(3600)
 def test_20000x20000_takes_2_gb(tmp_path: Path) -> None:
     import pyvips
 
