@@ -179,7 +179,7 @@ def translate(
     Parameters
     ----------
     source
-        An image, a folder with images, or a glob in quotes, as in "photos/**/*.jpg"; - reads one
+        An image, a folder with images, or a glob in quotes, as in `"photos/**/*.jpg"`; - reads one
         image from standard input.
     model
         A bundled model (see pix2gan models), a model's or training run's folder, a .safetensors
@@ -191,8 +191,8 @@ def translate(
     recursive
         Sub-folders, too.
     glob
-        Of a folder only the images whose name matches, as "*.jpg"; with a slash in it, those whose
-        path in the folder does, as "2024/**/*.jpg".
+        Of a folder only the images whose name matches, as `"*.jpg"`; with a slash in it, those
+        whose path in the folder does, as `"2024/**/*.jpg"`.
     batch_size
         Images of equal size that go through the network at once.
     suffix

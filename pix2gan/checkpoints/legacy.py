@@ -8,6 +8,7 @@ tensor has its place or is named in the error.
 
 from __future__ import annotations
 
+import errno
 import pickle
 import re
 import warnings
@@ -180,7 +181,8 @@ def read_tensors(path: Path) -> Mapping[str, Any]:
             ) from None
         raise _damaged(path, error) from None
     except Exception as error:  # torch, zipfile and pickle raise all sorts of things
-        if isinstance(error, OSError) and error.strerror:
+        # Of a file that is cut short torch looks for a place before its beginning: EINVAL.
+        if isinstance(error, OSError) and error.strerror and error.errno != errno.EINVAL:
             raise CheckpointError(f"{path} cannot be read ({error.strerror})") from None
         raise _damaged(path, error) from None
     if not isinstance(content, Mapping):

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Container
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -182,14 +183,15 @@ def translate_paths(
         return translate_stream(translator, _end(source), _end(out), settings)
     path, out = _paths(source, out)
     if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
+        _check_name(out, IMAGE_SUFFIXES, "The output is a video", "an image")
+        _refuse_folders_options(path, settings)
         return translate_clip(translator, path, out, settings, codec)
+    _check_name(out, VIDEO_SUFFIXES, "The outputs are images", "a video")
     if codec is not None:
         raise ConfigError(f"codec is for videos, and {source} is none: leave it out")
     if path.is_dir():
         return translate_folder(translator, path, out, **options)
-    for option, given in {"glob": settings.glob is not None, "watch": settings.watch}.items():
-        if given:
-            raise ConfigError(f"{option} is for folders, and {source} is none: leave it out")
+    _refuse_folders_options(path, settings)
     if path.exists():
         if out.suffix.lower() in IMAGE_SUFFIXES and not out.is_dir():
             return _translate_file(translator, path, out, settings)
@@ -199,6 +201,25 @@ def translate_paths(
     else:
         raise DataError(f"There is no file or folder {source}: check the path")
     return _run(translator, plan_images(translator, images, root, out, settings), out, settings)
+
+
+def _check_name(out: Path, suffixes: Container[str], what: str, other: str) -> None:
+    """ConfigError if the name of the output is that of another kind of file."""
+    if out.suffix.lower() in suffixes and not out.is_dir():
+        raise ConfigError(f"{what}, and {out} is named like {other}: choose another name")
+
+
+def _refuse_folders_options(source: Path, options: FolderOptions) -> None:
+    """ConfigError for what makes sense for many images alone, if `source` is one file."""
+    is_file = source.is_file()
+    for option, given in {
+        "glob": options.glob is not None,
+        "watch": options.watch,
+        "shard": options.shard is not None and is_file,
+        "engine=ray": options.engine == "ray" and is_file,
+    }.items():
+        if given:
+            raise ConfigError(f"{option} is for folders, and {source} is none: leave it out")
 
 
 def _translate_file(

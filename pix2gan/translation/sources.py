@@ -32,7 +32,8 @@ def nothing_found(source: Path, *, recursive: bool, pattern: str | None) -> Data
     where = "" if recursive else " itself (sub-folders were left out)"
     matching = "" if pattern is None else f" that matches {pattern!r}"
     return DataError(
-        f"There is no image in {source}{where}{matching}: looked for {_SUFFIXES_SHOWN}"
+        f"There is no image in {source}{where}{matching}: looked for {_SUFFIXES_SHOWN} (videos are "
+        "translated one by one)"
     )
 
 

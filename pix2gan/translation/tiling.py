@@ -58,8 +58,9 @@ class Tiling:
                     "A network whose dropout goes on cannot be tiled: leave tile out, or say "
                     "dropout=False (--no-dropout)"
                 )
-            name = getattr(generator, "config", {}).get("name", type(generator).__name__)
-            raise ConfigError(f"The generator {name} cannot be tiled: leave tile out")
+            config = getattr(generator, "config", {})
+            what = f"generator {config['name']}" if "name" in config else "model"
+            raise ConfigError(f"The {what} cannot be tiled: leave tile out")
 
     def side_for(
         self, generator: nn.Module, height: int, width: int, device: torch.device

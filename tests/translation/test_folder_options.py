@@ -49,6 +49,28 @@ def test_a_glob_that_fits_nothing_or_is_out_of_place(mirror: Translator, tmp_pat
         translate_paths(mirror, path, tmp_path / "out", glob="*.png")
 
 
+@pytest.mark.parametrize("option", [{"glob": "*"}, {"shard": "1/2"}, {"engine": "ray"}])
+@pytest.mark.parametrize("name", ["a.png", "a.mp4"])
+def test_what_is_for_many_images_is_refused_for_one(
+    mirror: Translator, tmp_path: Path, name: str, option: dict[str, str]
+) -> None:
+    path = write(tmp_path / "in" / "a.png").rename(tmp_path / "in" / name)
+    for out in ("out", f"out/{name}"):
+        with pytest.raises(ConfigError, match=r"is for folders, and .* is none: leave it out"):
+            translate_paths(mirror, path, tmp_path / out, **option)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_is_not_named_like_what_it_is_not(mirror: Translator, tmp_path: Path) -> None:
+    image = write(tmp_path / "a.png")
+    video = write(tmp_path / "b.png").rename(tmp_path / "b.mp4")
+    with pytest.raises(ConfigError, match=r"x\.mp4 is named like a video"):
+        translate_paths(mirror, image, tmp_path / "x.mp4")
+    with pytest.raises(ConfigError, match=r"x\.gif is named like an image"):
+        translate_paths(mirror, video, tmp_path / "x.gif")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.mp4"]
+
+
 # Shards
 
 
