@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Container
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -33,6 +32,7 @@ from pix2gan.translation.sources import (
     images_of_folder,
     images_of_glob,
     nothing_found,
+    refuse_name,
 )
 from pix2gan.translation.streams import translate_stream
 from pix2gan.translation.targets import Job, Plan, check_sources_survive
@@ -183,10 +183,9 @@ def translate_paths(
         return translate_stream(translator, _end(source), _end(out), settings)
     path, out = _paths(source, out)
     if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
-        _check_name(out, IMAGE_SUFFIXES, "The output is a video", "an image")
+        refuse_name(out, "an image", "The output is a video")
         _refuse_folders_options(path, settings)
         return translate_clip(translator, path, out, settings, codec)
-    _check_name(out, VIDEO_SUFFIXES, "The outputs are images", "a video")
     if codec is not None:
         raise ConfigError(f"codec is for videos, and {source} is none: leave it out")
     if path.is_dir():
@@ -195,18 +194,13 @@ def translate_paths(
     if path.exists():
         if out.suffix.lower() in IMAGE_SUFFIXES and not out.is_dir():
             return _translate_file(translator, path, out, settings)
+        refuse_name(out, "a video", "The output is an image")
         images, root = [path], path.parent
     elif globbing.has_magic(os.fspath(path)):
         images, root = images_of_glob(source, out)
     else:
         raise DataError(f"There is no file or folder {source}: check the path")
     return _run(translator, plan_images(translator, images, root, out, settings), out, settings)
-
-
-def _check_name(out: Path, suffixes: Container[str], what: str, other: str) -> None:
-    """ConfigError if the name of the output is that of another kind of file."""
-    if out.suffix.lower() in suffixes and not out.is_dir():
-        raise ConfigError(f"{what}, and {out} is named like {other}: choose another name")
 
 
 def _refuse_folders_options(source: Path, options: FolderOptions) -> None:

@@ -145,7 +145,8 @@ class Processing:
             dtype = prepared.dtype if self.output_range is None else "float32"
         if prepared.size == prepared.scaled:
             return self.finish_part(result, prepared.alpha, prepared.name, dtype)
-        image = _resize(self._from_network(result, prepared.name), prepared.size)
+        self._lowest(result, prepared.name)
+        image = _resize(self._from_network(result), prepared.size)
         return self._in_depth(image, prepared.alpha, dtype)
 
     def finish_part(self, result: FloatArray, alpha: Array | None, name: str, dtype: str) -> Array:
@@ -158,9 +159,10 @@ class Processing:
 
         Returns: as `finish`.
         """
-        if dtype == "uint8" and self._lowest(result, name) >= self.low:
+        lowest = self._lowest(result, name)
+        if dtype == "uint8" and lowest >= self.low:
             return self._with_alpha(self._to_bytes(result), alpha)
-        image = self._from_network(result, name)
+        image = self._from_network(result)
         np.clip(image, 0.0, 1.0, out=image)
         return self._in_depth(image, alpha, dtype)
 
@@ -185,9 +187,8 @@ class Processing:
         values += np.float32(self.low)
         return np.ascontiguousarray(values.transpose(2, 0, 1))
 
-    def _from_network(self, result: FloatArray, name: str) -> FloatArray:
+    def _from_network(self, result: FloatArray) -> FloatArray:
         """[C, H, W] in the model's value range -> [H, W, C] around [0, 1], in memory of its own."""
-        self._lowest(result, name)
         image = result.transpose(1, 2, 0) - np.float32(self.low)  # in the order of the result
         image /= np.float32(self.high - self.low)
         return image

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pix2gan.data.image_io import IMAGE_SUFFIXES, list_images
 from pix2gan.errors import ConfigError, DataError
+from pix2gan.translation.video import VIDEO_SUFFIXES
 
 _SUFFIXES_SHOWN = ", ".join(sorted(IMAGE_SUFFIXES))
 
@@ -63,10 +64,8 @@ def _leave_out(out: Path, images: list[Path], root: Path) -> list[Path]:
         ConfigError: If `out` is named like an image, or outputs and inputs would lie side by side,
             where the next run could not tell them apart.
     """
-    if out.suffix.lower() in IMAGE_SUFFIXES and not out.is_dir():
-        raise ConfigError(
-            f"The outputs need a folder, and {out} is named like an image: name a folder instead"
-        )
+    refuse_name(out, "an image", "The outputs need a folder")
+    refuse_name(out, "a video", "The outputs need a folder")
     real_out, real_root = os.path.realpath(out), os.path.realpath(root)
     folders = {folder: os.path.realpath(folder) for folder in {image.parent for image in images}}
     is_below_root = real_out != real_root and is_within(real_out, real_root)
@@ -76,6 +75,15 @@ def _leave_out(out: Path, images: list[Path], root: Path) -> list[Path]:
             f"The outputs cannot go to {out}, where the inputs are: choose another folder for them"
         )
     return [image for image in images if image.parent not in inside]
+
+
+_NAMES = {"an image": IMAGE_SUFFIXES, "a video": VIDEO_SUFFIXES}
+
+
+def refuse_name(out: Path, kind: str, why: str) -> None:
+    """ConfigError if `out` is no folder that is there, and named like what it will not be."""
+    if out.suffix.lower() in _NAMES[kind] and not out.is_dir():
+        raise ConfigError(f"{why}, and {out} is named like {kind}: choose another name")
 
 
 def is_within(path: str, folder: str) -> bool:

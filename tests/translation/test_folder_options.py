@@ -68,6 +68,9 @@ def test_an_output_is_not_named_like_what_it_is_not(mirror: Translator, tmp_path
         translate_paths(mirror, image, tmp_path / "x.mp4")
     with pytest.raises(ConfigError, match=r"x\.gif is named like an image"):
         translate_paths(mirror, video, tmp_path / "x.gif")
+    for out in ("x.mp4", "x.gif"):
+        with pytest.raises(ConfigError, match=f"{out[1:]} is named like a"):
+            translate(mirror, tmp_path, tmp_path / out)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.mp4"]
 
 
