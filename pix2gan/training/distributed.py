@@ -26,6 +26,7 @@ class World:
         self.size = size
         self.local_rank = local_rank
         self.shared: weakref.WeakSet[SharedGradients] = weakref.WeakSet()
+        self._failed_together = False
 
     @classmethod
     def of_this_process(cls) -> World:
@@ -73,7 +74,10 @@ class World:
         try:
             yield self
         except Exception:
-            raise  # the others may be in the midst of something: parting would wait for them
+            if self._failed_together:
+                self._part()
+            # Else the others may be in the midst of something: parting would wait for them.
+            raise
         except BaseException:
             self._part()
             raise
@@ -120,6 +124,7 @@ class World:
         dist.all_gather_object(failures, None if failure is None else (type(failure), str(failure)))
         for rank, found in enumerate(failures):
             if found is not None:
+                self._failed_together = True
                 if not self.is_main:
                     raise SystemExit(2)
                 if rank == 0 and failure is not None:

@@ -40,6 +40,14 @@ CODECS = {"h264": "libx264", "hevc": "libx265", "vp9": "libvpx-vp9", "av1": "lib
 """Video codecs that can be asked for, each with its encoder; h264 is usual, and vp9 in WebM."""
 
 _SOUND_OF_WEBM = ("opus", "libopus", "vorbis", "libvorbis")
+# What lets an encoder make equal bytes of equal frames, whatever the machine does meanwhile.
+_STEADY = {
+    # With its macroblock tree one run of thirty makes others, depending on what memory held before.
+    "libx264": {"x264-params": "mbtree=0"},
+    # Its tree is of the same kind, its sample-adaptive offset reads what the stack held before, and
+    # how many threads it starts, which its bytes depend on, is a matter of the machine.
+    "libx265": {"x265-params": "cutree=0:sao=0:frame-threads=1:pools=none:log-level=error"},
+}
 # What a container says about itself and not about its content.
 _OF_THE_FILE = {"major_brand", "minor_version", "compatible_brands", "encoder", "comment"}
 _BT709, _BT601 = 1, 6  # AVColorSpace
@@ -203,9 +211,7 @@ class _Writer:
         stream.pix_fmt = "yuv420p" if even else "yuv444p"  # half as many colours need pairs
         stream.time_base = context.time_base = time_base
         stream.options = {"crf": str(_rate_factor(self.quality, self.encoder))}
-        if self.encoder == "libx264":
-            # Its macroblock tree makes other bytes of equal frames in one run of thirty.
-            stream.options = {**stream.options, "x264-params": "mbtree=0"}
+        stream.options |= _STEADY.get(self.encoder, {})
         if self.encoder == "libvpx-vp9":
             stream.bit_rate = 0  # or crf is only a lower bound
         hd = height >= _HD_LINES

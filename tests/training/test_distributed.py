@@ -245,7 +245,9 @@ RUN = """
     if what == "vanish" and rank == "1":
         PairedDataset.__getitem__ = vanishing
     resume = ["--resume"] if what == "resume" else []
-    sys.exit(main(["train", "pix2pix", "--config", sys.argv[1], *resume]))
+    code = main(["train", "pix2pix", "--config", sys.argv[1], *resume])
+    assert not torch.distributed.is_initialized()  # its threads would outlive the interpreter
+    sys.exit(code)
 """
 
 
