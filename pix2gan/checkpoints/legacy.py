@@ -166,6 +166,8 @@ def read_tensors(path: Path) -> Mapping[str, Any]:
                 raise CheckpointError(
                     f"{path} is refused: it unpacks to more than it holds, which no checkpoint does"
                 )
+        elif not _begins_as_a_checkpoint(path):
+            raise ValueError("neither an archive nor a pickle")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -192,6 +194,12 @@ def read_tensors(path: Path) -> Mapping[str, Any]:
         )
     _check_tensors(content, size, path)
     return content
+
+
+def _begins_as_a_checkpoint(path: Path) -> bool:
+    """Whether it may be an archive that is cut, or of the format before, whose parts are pickles."""
+    with path.open("rb") as file:
+        return file.read(1) in (b"P", pickle.PROTO)
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:
