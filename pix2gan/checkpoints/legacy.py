@@ -197,7 +197,7 @@ def read_tensors(path: Path) -> Mapping[str, Any]:
 
 
 def _begins_as_a_checkpoint(path: Path) -> bool:
-    """Whether it may be an archive that is cut, or of the format before, whose parts are pickles."""
+    """Whether it may be a cut archive, or of the format before, whose parts are pickles."""
     with path.open("rb") as file:
         return file.read(1) in (b"P", pickle.PROTO)
 

@@ -72,8 +72,8 @@ def to_grey(image: Array, background: int = 255) -> Array:
     image = with_channels(image)
     if image.shape[2] == 2:
         image = _composite(image, background)
-    if image.shape[2] == 1:
-        return image
+    if image.shape[2] == 1 or not image.size:
+        return image[..., :1]
     colours = to_rgb(image, background).astype(np.float32, copy=False)
     # A product of matrices would wake the threads of NumPy's BLAS.
     grey = cv2.cvtColor(np.ascontiguousarray(colours), cv2.COLOR_RGB2GRAY)

@@ -77,9 +77,9 @@ class Trainer:
     def __init__(self, config: TrainConfig, world: World | None = None) -> None:
         self.config = config
         self.world = world or World()
-        self.device = choose_device(config.device, self.world)
         self.checkpoints = CheckpointFolder(config.out / "checkpoints", config.keep_checkpoints)
         with self.world.failing_together():
+            self.device = choose_device(config.device, self.world)
             if self.world.is_main:
                 check_run_folder(config)
             self.method_class = find_method(config.method)
@@ -475,7 +475,8 @@ class Trainer:
 
     def _roll_back(self, trouble: Diverged, progress: TrainingProgress) -> None:
         """Return to the last checkpoint, or the start, and learn more slowly from there."""
-        self.recovery.count(trouble.what, self.step, self.checkpoints.path)
+        with self.world.failing_together():
+            self.recovery.count(trouble.what, self.step, self.checkpoints.path)
         rollbacks, diverged_by = self.recovery.rollbacks, self.step
         with self.world.failing_together():
             state = None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pix2gan.errors import ConfigError, DataError
-from pix2gan.folder_lock import only_run_in
+from pix2gan.folder_lock import run_beside_others
 from pix2gan.translation.folder_options import FolderOptions
 from pix2gan.translation.folder_report import (
     FAILED,
@@ -21,7 +21,12 @@ from pix2gan.translation.folder_report import (
 )
 from pix2gan.translation.out_folder import make_out, remove_left_behind
 from pix2gan.translation.progress import FolderProgress
-from pix2gan.translation.video import CONTAINERS, translate_video
+from pix2gan.translation.video import (
+    CONTAINERS,
+    VIDEO_SUFFIXES,
+    check_container,
+    translate_video,
+)
 
 if TYPE_CHECKING:
     from pix2gan.translation.translator import Translator
@@ -43,7 +48,9 @@ def translate_clip(
         raise ConfigError(
             "Only images are signed, and this is a video: leave c2pa_certificate and c2pa_key out"
         )
-    if out.suffix.lower() not in CONTAINERS:
+    if out.suffix.lower() in VIDEO_SUFFIXES and not out.is_dir():
+        check_container(out)
+    else:
         suffix = source.suffix if source.suffix.lower() in CONTAINERS else ".mp4"
         out = out / f"{source.stem}{options.suffix}{suffix}"
     started, error = time.monotonic(), None
@@ -55,11 +62,12 @@ def translate_clip(
         make_out(out.parent, writable=True)
         try:
             with (
-                only_run_in(out.parent) as alone,
+                run_beside_others(out.parent) as folder,
                 FolderProgress(1, options.progress) as progress,
             ):
-                if alone:
-                    remove_left_behind([out])
+                with folder.alone() as alone:
+                    if alone:
+                        remove_left_behind([out])
                 translate_video(
                     translator,
                     source,

@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from pix2gan.data.image_io import IMAGE_SUFFIXES
 from pix2gan.errors import ConfigError, DataError
-from pix2gan.folder_lock import only_run_in
+from pix2gan.folder_lock import run_beside_others
 from pix2gan.translation.clips import translate_clip
 from pix2gan.translation.engine import Engine
 from pix2gan.translation.folder_options import FolderOptions
@@ -182,6 +182,8 @@ def translate_paths(
     if not isinstance(source, (str, os.PathLike)) or not isinstance(out, (str, os.PathLike)):
         return translate_stream(translator, _end(source), _end(out), settings)
     path, out = _paths(source, out)
+    if not path.exists() and not globbing.has_magic(os.fspath(path)):
+        raise DataError(f"There is no file or folder {source}: check the path")
     if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
         refuse_name(out, "an image", "The output is a video")
         _refuse_folders_options(path, settings)
@@ -196,10 +198,8 @@ def translate_paths(
             return _translate_file(translator, path, out, settings)
         refuse_name(out, "a video", "The output is an image")
         images, root = [path], path.parent
-    elif globbing.has_magic(os.fspath(path)):
-        images, root = images_of_glob(source, out)
     else:
-        raise DataError(f"There is no file or folder {source}: check the path")
+        images, root = images_of_glob(source, out)
     return _run(translator, plan_images(translator, images, root, out, settings), out, settings)
 
 
@@ -246,18 +246,19 @@ def _run(translator: Translator, plan: Plan, out: Path, options: FolderOptions) 
     started = time.monotonic()
     is_done = options.on_exists == "skip" and all(os.path.lexists(j.target) for j in plan.jobs)
     make_out(out, writable=not is_done)
-    with only_run_in(out) as alone:
+    with run_beside_others(out) as folder:
         jobs, journal = plan.jobs, None
-        if options.on_exists == "rename":
-            if alone is False and options.shard is None:
-                raise ConfigError(
-                    f"Another run writes to {out}, and two would choose the same names: wait for "
-                    "it, or choose another folder"
-                )
-            journal = _journal(translator, plan, out, options)
-            jobs = journal.choose(plan)
-        if alone:
-            remove_left_behind(job.target for job in jobs)
+        with folder.alone() as alone:
+            if options.on_exists == "rename":
+                if alone is False and options.shard is None:
+                    raise ConfigError(
+                        f"Another run writes to {out}, and two would choose the same names: wait "
+                        "for it, or choose another folder"
+                    )
+                journal = _journal(translator, plan, out, options)
+                jobs = journal.choose(plan)
+            if alone:
+                remove_left_behind(job.target for job in jobs)
         report = FolderReport(out=out)
         with FolderProgress(len(jobs), options.progress) as progress:
             engine: type[Engine] = RayRun if options.engine == "ray" else FolderRun

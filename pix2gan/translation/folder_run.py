@@ -151,7 +151,7 @@ class FolderRun(Engine):
             self._collect_written(down_to=0)
         except _Stopped:
             self.stopped = True
-            self._finish_writing()
+            self._finish_begun()
         finally:
             # Also after Ctrl-C: what is being written is finished, what waits is dropped.
             for pool in (self.lanes.pool, self.coders, self.writers):
@@ -453,10 +453,11 @@ class FolderRun(Engine):
             ) from None
         self._fail(task, error)
 
-    def _finish_writing(self) -> None:
-        """After an image that has failed: what the network has made already is kept."""
-        while self.encoding or self.writing:
+    def _finish_begun(self) -> None:
+        """After an image that has failed: what is with the network already is kept."""
+        while self.running or self.encoding or self.writing:
             with suppress(_Stopped):
+                self._collect_results(down_to=0)
                 self._collect_written(down_to=0)
 
     def _takes_nothing(self) -> bool:

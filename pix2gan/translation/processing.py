@@ -32,6 +32,7 @@ Array: TypeAlias = npt.NDArray[Any]
 FloatArray: TypeAlias = npt.NDArray[np.float32]
 
 _FULL_SCALE = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}
+_MOST_TIMES = 1e6  # as far above the range as OpenCV saturates; from 8e6 on its integers overflow
 
 
 @dataclass
@@ -145,7 +146,7 @@ class Processing:
             dtype = prepared.dtype if self.output_range is None else "float32"
         if prepared.size == prepared.scaled:
             return self.finish_part(result, prepared.alpha, prepared.name, dtype)
-        self._lowest(result, prepared.name)
+        self._extremes(result, prepared.name)
         image = _resize(self._from_network(result), prepared.size)
         return self._in_depth(image, prepared.alpha, dtype)
 
@@ -159,8 +160,9 @@ class Processing:
 
         Returns: as `finish`.
         """
-        lowest = self._lowest(result, name)
-        if dtype == "uint8" and lowest >= self.low:
+        lowest, highest = self._extremes(result, name)
+        most = self.low + _MOST_TIMES * (self.high - self.low)
+        if dtype == "uint8" and self.low <= lowest and highest <= most:
             return self._with_alpha(self._to_bytes(result), alpha)
         image = self._from_network(result)
         np.clip(image, 0.0, 1.0, out=image)
@@ -193,8 +195,8 @@ class Processing:
         image /= np.float32(self.high - self.low)
         return image
 
-    def _lowest(self, result: FloatArray, name: str) -> float:
-        """The smallest of the network's values; BadImageError if one of them is not finite."""
+    def _extremes(self, result: FloatArray, name: str) -> tuple[float, float]:
+        """The network's least and greatest value; BadImageError if one is not finite."""
         low, high = float(result.min()), float(result.max())  # NaN if there is one
         if not (math.isfinite(low) and math.isfinite(high)):
             raise BadImageError(
@@ -202,15 +204,15 @@ class Processing:
                 "the network's output for it is not finite; translate it in float32, and if that "
                 "does not help, the model is damaged",
             )
-        return low
+        return low, high
 
     def _to_bytes(self, result: FloatArray) -> Array:
-        """[C, H, W] in the model's value range, or above it -> uint8 [H, W, C]."""
+        """[C, H, W] in the model's value range, or some way above it -> uint8 [H, W, C]."""
         image = result.transpose(1, 2, 0)
         if not image.flags.c_contiguous:
             image = _interleaved(image)
         scale = 255.0 / (self.high - self.low)
-        # One pass for everything; it would make negative values positive.
+        # One pass for everything; it would make negative values positive, and huge ones 0.
         return cv2.convertScaleAbs(image, alpha=scale, beta=-self.low * scale).reshape(image.shape)
 
     def _in_depth(self, image: FloatArray, alpha: Array | None, dtype: str) -> Array:

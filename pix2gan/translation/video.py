@@ -42,10 +42,10 @@ CODECS = {"h264": "libx264", "hevc": "libx265", "vp9": "libvpx-vp9", "av1": "lib
 _SOUND_OF_WEBM = ("opus", "libopus", "vorbis", "libvorbis")
 # What lets an encoder make equal bytes of equal frames, whatever the machine does meanwhile.
 _STEADY = {
-    # With its macroblock tree one run of thirty makes others, depending on what memory held before.
-    "libx264": {"x264-params": "mbtree=0"},
-    # Its tree is of the same kind, its sample-adaptive offset reads what the stack held before, and
-    # how many threads it starts, which its bytes depend on, is a matter of the machine.
+    # With its macroblock tree one run of thirty makes others, depending on what memory held before;
+    # how many threads it starts, which its bytes depend on, would be a matter of the machine.
+    "libx264": {"x264-params": "mbtree=0:threads=4:lookahead-threads=1"},
+    # The same; and its sample-adaptive offset reads what the stack held before.
     "libx265": {"x265-params": "cutree=0:sao=0:frame-threads=1:pools=none:log-level=error"},
 }
 # What a container says about itself and not about its content.
@@ -245,11 +245,7 @@ def _comment(translator: Translator) -> str:
 
 def _check(translator: Translator, source: Path, out: Path, codec: str | None, quality: int) -> str:
     """The encoder; ConfigError for what makes no sense."""
-    suffix = out.suffix.lower()
-    if suffix not in CONTAINERS:
-        raise ConfigError(
-            f"The video {out} cannot be written: let its name end in {', '.join(CONTAINERS)}"
-        )
+    suffix = check_container(out)
     if codec is not None and codec not in CODECS:
         raise ConfigError(f"codec must be one of {', '.join(CODECS)}, not {codec!r}")
     codec = codec or ("vp9" if suffix == ".webm" else "h264")
@@ -264,6 +260,16 @@ def _check(translator: Translator, source: Path, out: Path, codec: str | None, q
     if out.exists() and source.exists() and out.samefile(source):
         raise ConfigError(f"The output {out} would overwrite the input: choose another name")
     return CODECS[codec]
+
+
+def check_container(out: Path) -> str:
+    """The suffix of a video that is to be written, in lower case; ConfigError if it cannot be."""
+    suffix = out.suffix.lower()
+    if suffix not in CONTAINERS:
+        raise ConfigError(
+            f"The video {out} cannot be written: let its name end in {', '.join(CONTAINERS)}"
+        )
+    return suffix
 
 
 def _check_sound(video: Any, source: Path, out: Path) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pix2gan.folder_lock import only_run_in
+from pix2gan.folder_lock import SharedFolder, run_beside_others
 from pix2gan.translation.folder_options import FolderOptions
 from pix2gan.translation.folder_report import (
     LEFT,
@@ -62,11 +62,11 @@ def watch_folder(
     make_out(out, writable=True)
     if options.report is not None:
         write_report(options.report, [], translator)
-    watch = _Watch(translator, source, out, options)
-    with only_run_in(out) as alone:
+    with run_beside_others(out) as folder:
+        watch = _Watch(translator, source, out, options, folder)
         try:
             while not watch.stopped:
-                watch.look(tidy=alone is True)
+                watch.look()
                 wait()
         except KeyboardInterrupt:
             pass  # what is being written has been finished
@@ -75,18 +75,24 @@ def watch_folder(
 
 class _Watch:
     def __init__(
-        self, translator: Translator, source: Path, out: Path, options: FolderOptions
+        self,
+        translator: Translator,
+        source: Path,
+        out: Path,
+        options: FolderOptions,
+        folder: SharedFolder,
     ) -> None:
         self.translator = translator
         self.source = source
         self.out = out
         self.options = options
+        self.folder = folder  # `out`
         self.outcomes: dict[Path, Outcome] = {}
         self.stopped = False
         self._seen: dict[Path, Stamp] = {}  # by the last look
         self._settled: dict[Path, Stamp] = {}  # as they were when they were dealt with
 
-    def look(self, *, tidy: bool) -> None:
+    def look(self) -> None:
         """Deal with the images that are complete and have not been dealt with."""
         images = images_of_folder(
             self.source, self.out, recursive=self.options.recursive, pattern=self.options.glob
@@ -100,12 +106,13 @@ class _Watch:
         self._seen = stamps
         self._settled = {path: s for path, s in self._settled.items() if path in stamps}
         if ready:
-            self._translate(ready, tidy)
+            self._translate(ready)
 
-    def _translate(self, ready: list[Path], tidy: bool) -> None:
+    def _translate(self, ready: list[Path]) -> None:
         plan = plan_images(self.translator, ready, self.source, self.out, self.options)
-        if tidy:
-            remove_left_behind(job.target for job in plan.jobs)
+        with self.folder.alone() as alone:
+            if alone:
+                remove_left_behind(job.target for job in plan.jobs)
         jobs = [job.as_found(self._seen[job.source]) for job in plan.jobs]
         run = FolderRun(
             self.translator, jobs, self.out, self.options, FolderProgress(len(jobs), show=False)

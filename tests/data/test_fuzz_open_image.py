@@ -63,7 +63,7 @@ def open_or_explain(data: bytes) -> tuple[np.ndarray | None, str]:
 def test_mutated_files(sound_files: dict[str, bytes], data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(sound_files)))
     mutated = mutate(sound_files[name], data.draw(st.lists(MUTATION, min_size=1, max_size=8)))
-    started = time.monotonic()
+    started = time.process_time()
     pixels, message = open_or_explain(mutated)
     if pixels is None:
         assert message.startswith("Cannot use image <stream>: ")
@@ -72,7 +72,7 @@ def test_mutated_files(sound_files: dict[str, bytes], data: st.DataObject) -> No
         assert pixels.ndim == 3
         assert pixels.size > 0
         assert pixels.dtype in (np.uint8, np.uint16, np.float32)
-    assert time.monotonic() - started < 10  # generous: the machine may be busy
+    assert time.process_time() - started < 10
 
 
 @settings(max_examples=200, deadline=None)

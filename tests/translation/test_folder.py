@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 import random
 import sys
+import threading
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,7 @@ from pix2gan.data.image_io import open_image, open_image_with_info, save_image, 
 from pix2gan.errors import ConfigError, DataError, Pix2ganError
 from pix2gan.translation import (
     Translator,
+    folder,
     folder_run,
     translate_folder,
     translate_paths,
@@ -169,13 +174,29 @@ def test_temporary_files_of_others_are_left_alone(mirror: Translator, tmp_path: 
 def test_two_runs_at_once_do_not_disturb_each_other(
     unet: Translator, photos: Path, tmp_path: Path
 ) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
     translate(unet, photos, tmp_path / "undisturbed")
     with ThreadPoolExecutor(2) as pool:
         runs = [pool.submit(translate, unet, photos, tmp_path / "out") for _ in range(2)]
         assert all(run.result().exit_code == 0 for run in runs)
     assert tree(tmp_path / "out") == tree(tmp_path / "undisturbed")
+
+
+def test_a_run_that_tidies_up_late_takes_nothing_from_another(
+    unet: Translator, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tidying, remove = threading.Event(), folder.remove_left_behind
+
+    def late(targets: Iterable[Path]) -> None:
+        tidying.set()
+        time.sleep(0.5)  # the other run would write meanwhile
+        remove(targets)
+
+    monkeypatch.setattr(folder, "remove_left_behind", late)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(translate, unet, photos, tmp_path / "out")
+        tidying.wait()
+        second = pool.submit(translate, unet, photos, tmp_path / "out")
+        assert [first.result().exit_code, second.result().exit_code] == [0, 0]
 
 
 # Names

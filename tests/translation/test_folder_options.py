@@ -68,6 +68,10 @@ def test_an_output_is_not_named_like_what_it_is_not(mirror: Translator, tmp_path
         translate_paths(mirror, image, tmp_path / "x.mp4")
     with pytest.raises(ConfigError, match=r"x\.gif is named like an image"):
         translate_paths(mirror, video, tmp_path / "x.gif")
+    for out in ("x.avi", "x.MPG"):
+        for options in ({}, {"dry_run": True}):
+            with pytest.raises(ConfigError, match=r"cannot be written: let its name end in \.mp4"):
+                translate_paths(mirror, video, tmp_path / out, **options)
     for out in ("x.mp4", "x.gif"):
         with pytest.raises(ConfigError, match=f"{out[1:]} is named like a"):
             translate(mirror, tmp_path, tmp_path / out)
@@ -222,8 +226,15 @@ def test_a_damaged_list_of_names_is_no_list(
 
 
 def test_stop_ends_the_run_and_keeps_what_is_done(
-    unet: Translator, photos: Path, tmp_path: Path
+    unet: Translator, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    run, made = unet.run, []
+
+    def counted(batch: Any, *options: Any) -> Any:
+        made.append(run(batch, *options))
+        return made[-1]
+
+    monkeypatch.setattr(unet, "run", counted)
     (photos / "deep" / "12.png").write_text("broken")
     (photos / "deep" / "er" / "21.png").write_text("broken, too")
     out = tmp_path / "out"
@@ -232,7 +243,7 @@ def test_stop_ends_the_run_and_keeps_what_is_done(
     assert report.exit_code == 1
     assert report.left > 0
     assert report.done + report.left == 29
-    assert len(tree(out)) == report.done
+    assert len(tree(out)) == report.done == len(made)
     assert f"1 failed, {report.left} left" in str(report)
     statuses = [json.loads(line)["status"] for line in (tmp_path / "r").read_text().splitlines()]
     assert statuses.count("left") == report.left

@@ -113,7 +113,10 @@ def test_the_value_range_is_the_models(make_mirror: MakeMirror) -> None:
     np.testing.assert_allclose(seen[0].permute(1, 2, 0).numpy(), pixels, atol=1e-3)
 
 
-@pytest.mark.parametrize(("factor", "shift"), [(1.0, 0.0), (1.5, 0.0), (1.0, 0.5), (1.0, -0.5)])
+SHIFTED = [(1.0, 0.0), (1.5, 0.0), (1.0, 0.5), (1.0, -0.5), (1.0, 3e7), (1.0, -3e7)]
+
+
+@pytest.mark.parametrize(("factor", "shift"), SHIFTED)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("size", [(8, 8), (7, 6)])
 def test_what_lies_outside_of_the_range_is_clipped(
