@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import socket
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.distributed import TCPStore
 
 from pix2gan.cli import TRAIN_OPTIONS
 from pix2gan.errors import ConfigError
@@ -34,24 +32,33 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 SAME = {"dropout": False, "precision": "fp32", "log_every": 1, "steps": 6}
 
 
-def torchrun(config: TrainConfig, tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
-    """Start the command of the documentation, with two processes and the options in a file."""
+@contextlib.contextmanager
+def torchrun(*command: object) -> Iterator[subprocess.Popen[str]]:
+    """Start the command of the documentation, with two processes."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    launcher += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+    process = _start([*launcher, *map(str, command)])
+    try:
+        yield process
+    finally:
+        process.terminate()  # and it ends the others, which are no longer in its group
+        process.wait()
+
+
+def training(config: TrainConfig, tmp_path: Path) -> tuple[str, ...]:
+    """What torchrun is to start, with the options in a file."""
     options = tmp_path / "options.yaml"
     options.write_text(config.to_yaml(), encoding="utf-8")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
-    command += ["-m", "pix2gan", "train", config.method, "--config", str(options), *arguments]
-    return _start(command)
+    return ("-m", "pix2gan", "train", config.method, "--config", str(options))
 
 
 @contextlib.contextmanager
 def two_processes(script: str, *arguments: object) -> Iterator[list[subprocess.Popen[str]]]:
     """``script`` in two processes with the variables that torchrun sets, and without its wait."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     command = [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)]
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
+    shared |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
     started = [_start(command, **shared, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(2)]
     try:
         yield started
@@ -180,9 +187,9 @@ def unvarying(method: str) -> dict[str, Any]:
 
 @pytest.mark.stress
 def test_torchrun_gives_the_curve_of_one_with_the_doubled_batch(tiny, tmp_path: Path) -> None:
-    process = torchrun(tiny("two", batch=1, **SAME), tmp_path)
-    train(tiny("one", batch=2, **SAME))
-    said = ended(process)
+    with torchrun(*training(tiny("two", batch=1, **SAME), tmp_path)) as process:
+        train(tiny("one", batch=2, **SAME))
+        said = ended(process)
     assert process.returncode == 0, said
     assert "in 2 processes" in said
     assert said.count("step 6/6") == 1  # one of them speaks
@@ -199,9 +206,9 @@ def test_torchrun_gives_the_curve_of_one_with_the_doubled_batch(tiny, tmp_path: 
 @pytest.mark.parametrize("method", ["pix2pix", "cyclegan"])  # of cut each process draws patches
 def test_curves_of_all_methods(tiny, tmp_path: Path, method: str, options: dict[str, Any]) -> None:
     options = {**unvarying(method), "method": method, **options}
-    process = torchrun(tiny("two", batch=1, **options), tmp_path)
-    train(tiny("one", batch=2, **options))
-    said = ended(process)
+    with torchrun(*training(tiny("two", batch=1, **options), tmp_path)) as process:
+        train(tiny("one", batch=2, **options))
+        said = ended(process)
     assert process.returncode == 0, said
     for mine, theirs in zip(losses(tmp_path / "two"), losses(tmp_path / "one"), strict=True):
         assert mine == pytest.approx(theirs, rel=1e-3)
@@ -210,8 +217,9 @@ def test_curves_of_all_methods(tiny, tmp_path: Path, method: str, options: dict[
 @pytest.mark.stress
 @pytest.mark.parametrize("method", ["cut", "fastcut", "cyclegan", "pix2pix"])
 def test_all_methods_train_in_two_processes_with_batch_norm(tiny, tmp_path, method: str) -> None:
-    process = torchrun(tiny("two", batch=2, steps=6, method=method, norm="batch"), tmp_path)
-    said = ended(process)
+    config = tiny("two", batch=2, steps=6, method=method, norm="batch")
+    with torchrun(*training(config, tmp_path)) as process:
+        said = ended(process)
     assert process.returncode == 0, said
     for entry in losses(tmp_path / "two"):
         assert all(abs(value) < 1e6 for value in entry.values())
@@ -219,6 +227,7 @@ def test_all_methods_train_in_two_processes_with_batch_norm(tiny, tmp_path, meth
 
 RUN = """
     import os, signal, sys
+    from pathlib import Path
     import torch
     from pix2gan.errors import BadImageError
     from pix2gan.cli import main
@@ -226,6 +235,7 @@ RUN = """
     from pix2gan.training.trainer import Trainer
 
     what, rank = sys.argv[2], os.environ["RANK"]
+    Path(sys.argv[1]).with_name(f"process{rank}").write_text(str(os.getpid()))
     original, calls = Trainer.train_step, iter(range(1, 10**6))
 
     def train_step(self, batches):
@@ -313,16 +323,13 @@ def test_a_process_that_crashes_ends_all_with_the_reason(tiny, tmp_path: Path) -
     launcher.write_text(textwrap.dedent(RUN))
     options = tmp_path / "options.yaml"
     options.write_text(tiny(batch=1, steps=1000).to_yaml(), encoding="utf-8")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
-    process = _start([*command, str(launcher), str(options), "crash"])
-    started = time.monotonic()
-    said = ended(process)
+    with torchrun(launcher, options, "crash") as process:
+        said = ended(process)
     assert process.returncode != 0
     assert "a cosmic ray" in said
-    assert time.monotonic() - started < 100
-    with pytest.raises(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)  # nobody is left
+    for rank in range(2):
+        with pytest.raises(ProcessLookupError):  # nobody is left
+            os.kill(int((tmp_path / f"process{rank}").read_text()), 0)
 
 
 def test_variables_that_make_no_world_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
