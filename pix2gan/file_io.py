@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
+
+if sys.platform != "win32":  # where nobody can remove a file that is open
+    import fcntl
 
 
 @contextmanager
@@ -43,9 +47,12 @@ def atomic_write(
             yield file
             file.flush()
             os.fsync(file.fileno())
-        with suppress(FileNotFoundError):
-            temporary.chmod(target.stat().st_mode & 0o7777)
-        temporary.replace(target)
+            with suppress(FileNotFoundError):
+                temporary.chmod(target.stat().st_mode & 0o7777)
+            if sys.platform != "win32":
+                temporary.replace(target)  # before its lock ends
+        if sys.platform == "win32":
+            temporary.replace(target)  # it renames no open file
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink()
@@ -115,6 +122,21 @@ def is_temporary(path: str | os.PathLike[str]) -> bool:
     return name.startswith(".") and name.endswith(".tmp") and name.count(".") >= 3
 
 
+def remove_if_left(temporary: Path) -> None:
+    """Remove a temporary file of ``atomic_write`` unless a process still writes it, or nobody can
+    know."""
+    with suppress(OSError):
+        if sys.platform == "win32":
+            temporary.unlink()
+            return
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            temporary.unlink()
+        finally:
+            os.close(descriptor)
+
+
 def temporary_stem(name: str) -> str:
     """What ``atomic_write`` has of a file's ``name`` in that of its temporary file,
     ``.STEM.8 digits.tmp``: enough of it to leave room below the usual limit of 255 bytes."""
@@ -135,5 +157,23 @@ def _open_temporary(target: Path, mode: str) -> tuple[Path, IO[Any]]:
         temporary = target.parent / f".{stem}.{secrets.token_hex(4)}.tmp"
         with suppress(FileExistsError):
             if "b" in mode:
-                return temporary, temporary.open(mode)
-            return temporary, temporary.open(mode, encoding="utf-8", newline="")
+                file: IO[Any] = temporary.open(mode)
+            else:
+                file = temporary.open(mode, encoding="utf-8", newline="")
+            if _is_kept(temporary, file):
+                return temporary, file
+            file.close()
+
+
+def _is_kept(temporary: Path, file: IO[Any]) -> bool:
+    """Lock a new file, which tells others that somebody writes it; False if ``remove_if_left`` was
+    faster."""
+    if sys.platform == "win32":
+        return True
+    try:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # no locks here: they are none to others either
+        return True
+    return temporary.exists()

@@ -8,10 +8,20 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import IO
 
 import pytest
 
-from pix2gan.file_io import atomic_write, check_writable, is_temporary, write_together
+from pix2gan import file_io
+from pix2gan.file_io import (
+    atomic_write,
+    check_writable,
+    is_temporary,
+    remove_if_left,
+    write_together,
+)
+
+ROOT = Path(__file__).parents[1]
 
 
 def names_in(folder: Path) -> list[str]:
@@ -103,9 +113,8 @@ for i in itertools.count():
         for _ in range(100):
             file.write(str(i % 10).encode() * 1000)
 """
-    root = Path(__file__).parents[1]
     for delay in (0.05, 0.11, 0.17):
-        process = subprocess.Popen([sys.executable, "-c", script], cwd=root)
+        process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
         deadline = time.monotonic() + 20
         before = path.stat().st_ino
         while path.stat().st_ino == before and time.monotonic() < deadline:
@@ -117,6 +126,44 @@ for i in itertools.count():
         assert len(content) == 100_000
         assert len(set(content)) == 1
     assert all(is_temporary(name) or name == "a" for name in names_in(tmp_path))
+
+
+def test_only_what_nobody_writes_any_more_is_removed(tmp_path: Path) -> None:
+    with atomic_write(tmp_path / "a") as file:
+        (temporary,) = tmp_path.iterdir()
+        remove_if_left(temporary)
+        file.write(b"whole")
+    assert (tmp_path / "a").read_bytes() == b"whole"
+    script = """
+import os, signal, sys
+from pix2gan.file_io import atomic_write
+with atomic_write(sys.argv[1]):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "b")], cwd=ROOT, check=False)
+    (left,) = (path for path in tmp_path.iterdir() if is_temporary(path))
+    remove_if_left(left)
+    assert names_in(tmp_path) == ["a"]
+    remove_if_left(left)  # it is gone
+
+
+def test_who_is_slow_to_lock_a_new_file_makes_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, taken = file_io._is_kept, []
+
+    def late(temporary: Path, file: IO[bytes]) -> bool:
+        if not taken:
+            taken.append(temporary)
+            remove_if_left(temporary)
+        return lock(temporary, file)
+
+    monkeypatch.setattr(file_io, "_is_kept", late)
+    with atomic_write(tmp_path / "a") as file:
+        file.write(b"whole")
+    assert taken
+    assert not taken[0].exists()
+    assert (tmp_path / "a").read_bytes() == b"whole"
 
 
 def test_errors_name_the_file_and_no_temporary_one(tmp_path: Path) -> None:

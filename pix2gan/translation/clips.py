@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pix2gan.errors import ConfigError, DataError
-from pix2gan.folder_lock import run_beside_others
+from pix2gan.folder_lock import only_run_in
 from pix2gan.translation.folder_options import FolderOptions
 from pix2gan.translation.folder_report import (
     FAILED,
@@ -62,12 +62,10 @@ def translate_clip(
         make_out(out.parent, writable=True)
         try:
             with (
-                run_beside_others(out.parent) as folder,
+                only_run_in(out.parent),  # nobody is to choose other names meanwhile
                 FolderProgress(1, options.progress) as progress,
             ):
-                with folder.alone() as alone:
-                    if alone:
-                        remove_left_behind([out])
+                remove_left_behind([out])
                 translate_video(
                     translator,
                     source,

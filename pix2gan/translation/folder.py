@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from pix2gan.data.image_io import IMAGE_SUFFIXES
 from pix2gan.errors import ConfigError, DataError
-from pix2gan.folder_lock import run_beside_others
+from pix2gan.folder_lock import only_run_in
 from pix2gan.translation.clips import translate_clip
 from pix2gan.translation.engine import Engine
 from pix2gan.translation.folder_options import FolderOptions
@@ -246,19 +246,18 @@ def _run(translator: Translator, plan: Plan, out: Path, options: FolderOptions) 
     started = time.monotonic()
     is_done = options.on_exists == "skip" and all(os.path.lexists(j.target) for j in plan.jobs)
     make_out(out, writable=not is_done)
-    with run_beside_others(out) as folder:
+    renames = options.on_exists == "rename"
+    with only_run_in(out, part=renames and options.shard is not None) as alone:
         jobs, journal = plan.jobs, None
-        with folder.alone() as alone:
-            if options.on_exists == "rename":
-                if alone is False and options.shard is None:
-                    raise ConfigError(
-                        f"Another run writes to {out}, and two would choose the same names: wait "
-                        "for it, or choose another folder"
-                    )
-                journal = _journal(translator, plan, out, options)
-                jobs = journal.choose(plan)
-            if alone:
-                remove_left_behind(job.target for job in jobs)
+        if renames:
+            if alone is False:
+                raise ConfigError(
+                    f"Another run writes to {out}, and two would choose the same names: wait for "
+                    "it, or choose another folder"
+                )
+            journal = _journal(translator, plan, out, options)
+            jobs = journal.choose(plan)
+        remove_left_behind(job.target for job in jobs)
         report = FolderReport(out=out)
         with FolderProgress(len(jobs), options.progress) as progress:
             engine: type[Engine] = RayRun if options.engine == "ray" else FolderRun

@@ -20,7 +20,6 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias, TypeVar
@@ -120,7 +119,8 @@ class FolderRun(Engine):
     """Translates a list of jobs on this machine.
 
     Attributes:
-        stopped: Whether an image that failed has ended the run.
+        failed: Whether an image has failed.
+        stopped: Whether that has ended the run.
     """
 
     def __post_init__(self) -> None:
@@ -135,7 +135,7 @@ class FolderRun(Engine):
         self.writing: deque[_Writing] = deque()
         self.real_out = os.path.realpath(self.out)
         self.checked_folders: set[Path] = set()
-        self.stopped = False
+        self.failed = self.stopped = False
 
     def run(self) -> None:
         self.lanes = Lanes(self.translator.device)
@@ -149,9 +149,9 @@ class FolderRun(Engine):
                 self._translate(batch)
             self._collect_results(down_to=0)
             self._collect_written(down_to=0)
-        except _Stopped:
-            self.stopped = True
-            self._finish_begun()
+        except _Stopped:  # what is with the network already is kept
+            self._collect_results(down_to=0)
+            self._collect_written(down_to=0)
         finally:
             # Also after Ctrl-C: what is being written is finished, what waits is dropped.
             for pool in (self.lanes.pool, self.coders, self.writers):
@@ -201,6 +201,7 @@ class FolderRun(Engine):
                 failures.append((task, error))
         for task, failure in failures:
             self._fail(task, failure)
+        self._stop_if_failed()
         return False
 
     def _images(self) -> Iterator[_Decoded | None]:
@@ -243,6 +244,7 @@ class FolderRun(Engine):
                 self._translate_in_parts(task)
             else:
                 self._fail(task, decoded)
+            self._stop_if_failed()
 
     def _decode_all(self, tasks: Sequence[_Task]) -> list[_Found]:
         return [_attempted(self._decode, task) for task in tasks]
@@ -387,6 +389,7 @@ class FolderRun(Engine):
         for task, failure in encoded:
             if isinstance(failure, Exception):
                 self._fail(task, failure)
+        self._stop_if_failed()
 
     def _written(self, encoded: Sequence[tuple[_Task, bytes]]) -> list[Exception | None]:
         """Write outputs; what goes wrong with each of them."""
@@ -431,6 +434,7 @@ class FolderRun(Engine):
                     self.progress.advance()
                 else:
                     self._not_written(task, failure)
+        self._stop_if_failed()
 
     def _waits_for_disk(self, down_to: int) -> bool:
         """Whether more outputs are on their way to the disk than may be."""
@@ -453,13 +457,6 @@ class FolderRun(Engine):
             ) from None
         self._fail(task, error)
 
-    def _finish_begun(self) -> None:
-        """After an image that has failed: what is with the network already is kept."""
-        while self.running or self.encoding or self.writing:
-            with suppress(_Stopped):
-                self._collect_results(down_to=0)
-                self._collect_written(down_to=0)
-
     def _takes_nothing(self) -> bool:
         try:
             check_writable(self.out)
@@ -478,7 +475,12 @@ class FolderRun(Engine):
             return
         self._settle(task, FAILED, failure_reason(error))
         self.progress.advance(failed=True)
-        if self.options.on_error == "stop":
+        self.failed = True
+
+    def _stop_if_failed(self) -> None:
+        """_Stopped, once, if an image has failed and that is to end the run."""
+        if self.failed and not self.stopped and self.options.on_error == "stop":
+            self.stopped = True
             raise _Stopped
 
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pix2gan.errors import ConfigError
-from pix2gan.file_io import check_writable, is_temporary, temporary_stem
+from pix2gan.file_io import check_writable, is_temporary, remove_if_left, temporary_stem
 
 
 def make_out(out: Path, *, writable: bool) -> None:
@@ -30,7 +30,8 @@ def make_out(out: Path, *, writable: bool) -> None:
 
 
 def remove_left_behind(targets: Iterable[Path]) -> None:
-    """Remove the temporary files that a killed run left of these outputs, and no others."""
+    """Remove the temporary files that a killed run left of these outputs, and no others: not those
+    that somebody still writes."""
     targets = list(targets)
     for folder in {target.parent for target in targets}:
         with suppress(OSError), os.scandir(folder) as entries:
@@ -38,4 +39,4 @@ def remove_left_behind(targets: Iterable[Path]) -> None:
             stems = {temporary_stem(t.name) for t in targets if t.parent == folder} if left else ()
             for entry in left:
                 if entry.name[1:-13] in stems:  # named .STEM.8 digits.tmp
-                    Path(entry.path).unlink()
+                    remove_if_left(Path(entry.path))

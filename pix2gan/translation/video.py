@@ -42,8 +42,8 @@ CODECS = {"h264": "libx264", "hevc": "libx265", "vp9": "libvpx-vp9", "av1": "lib
 _SOUND_OF_WEBM = ("opus", "libopus", "vorbis", "libvorbis")
 # What lets an encoder make equal bytes of equal frames, whatever the machine does meanwhile.
 _STEADY = {
-    # With its macroblock tree one run of thirty makes others, depending on what memory held before;
-    # how many threads it starts, which its bytes depend on, would be a matter of the machine.
+    # With its macroblock tree it makes others now and then, depending on what memory held before.
+    # How many threads it starts, which its bytes depend on, would be a matter of the machine.
     "libx264": {"x264-params": "mbtree=0:threads=4:lookahead-threads=1"},
     # The same; and its sample-adaptive offset reads what the stack held before.
     "libx265": {"x265-params": "cutree=0:sao=0:frame-threads=1:pools=none:log-level=error"},

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pix2gan.folder_lock import SharedFolder, run_beside_others
+from pix2gan.folder_lock import only_run_in
 from pix2gan.translation.folder_options import FolderOptions
 from pix2gan.translation.folder_report import (
     LEFT,
@@ -62,8 +62,8 @@ def watch_folder(
     make_out(out, writable=True)
     if options.report is not None:
         write_report(options.report, [], translator)
-    with run_beside_others(out) as folder:
-        watch = _Watch(translator, source, out, options, folder)
+    watch = _Watch(translator, source, out, options)
+    with only_run_in(out):  # nobody is to choose other names meanwhile
         try:
             while not watch.stopped:
                 watch.look()
@@ -75,18 +75,12 @@ def watch_folder(
 
 class _Watch:
     def __init__(
-        self,
-        translator: Translator,
-        source: Path,
-        out: Path,
-        options: FolderOptions,
-        folder: SharedFolder,
+        self, translator: Translator, source: Path, out: Path, options: FolderOptions
     ) -> None:
         self.translator = translator
         self.source = source
         self.out = out
         self.options = options
-        self.folder = folder  # `out`
         self.outcomes: dict[Path, Outcome] = {}
         self.stopped = False
         self._seen: dict[Path, Stamp] = {}  # by the last look
@@ -110,9 +104,7 @@ class _Watch:
 
     def _translate(self, ready: list[Path]) -> None:
         plan = plan_images(self.translator, ready, self.source, self.out, self.options)
-        with self.folder.alone() as alone:
-            if alone:
-                remove_left_behind(job.target for job in plan.jobs)
+        remove_left_behind(job.target for job in plan.jobs)
         jobs = [job.as_found(self._seen[job.source]) for job in plan.jobs]
         run = FolderRun(
             self.translator, jobs, self.out, self.options, FolderProgress(len(jobs), show=False)

@@ -72,6 +72,8 @@ def test_grey_is_repeated_and_luminance_weighted() -> None:
     assert to_grey(np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]]], np.uint8)).ravel().tolist() \
         == [76, 150, 29]  # fmt: skip
     assert np.array_equal(to_grey(to_rgb(grey))[..., 0], grey)
+    for channels in (1, 2, 3, 4):
+        assert to_grey(np.zeros((0, 5, channels), np.uint8)).shape == (0, 5, 1)
 
 
 @pytest.mark.parametrize("present", [1, 2, 3, 4])

@@ -42,7 +42,7 @@ def torchrun(*command: object) -> Iterator[subprocess.Popen[str]]:
         yield process
     finally:
         process.terminate()  # and it ends the others, which are no longer in its group
-        process.wait()
+        process.communicate()
 
 
 def training(config: TrainConfig, tmp_path: Path) -> tuple[str, ...]:
@@ -81,7 +81,7 @@ def _start(command: list[str], **variables: str) -> subprocess.Popen[str]:
 
 def ended(process: subprocess.Popen[str]) -> str:
     """What it said on standard error, once it is over."""
-    return process.communicate(timeout=150)[1]
+    return process.communicate(timeout=120)[1]
 
 
 def losses(run: Path) -> list[dict[str, float]]:
@@ -316,6 +316,12 @@ def test_data_that_one_process_misses_end_all_with_the_reason(tiny, tmp_path: Pa
     assert "Process 1 of 2: Cannot use image photo.png: it is gone." in said[0]
     assert "Traceback" not in said[0] + said[1]
     assert newest(tmp_path / "run")["step"] == 3  # of 7 images, 2 a step, the fourth needs the next
+
+
+def test_what_all_of_them_refuse_is_told_by_one(tiny, tmp_path: Path) -> None:
+    codes, said = run_two(tiny(batch=1, device="cuda:99"), tmp_path, "")
+    assert codes == [2, 2], said
+    assert said == ["pix2gan: error: With torchrun, say --device cuda instead of cuda:99.\n", ""]
 
 
 def test_a_process_that_crashes_ends_all_with_the_reason(tiny, tmp_path: Path) -> None:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import os
 import random
 import sys
-import threading
-import time
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,9 +19,9 @@ from pix2gan import cli
 from pix2gan.checkpoints import save_model
 from pix2gan.data.image_io import open_image, open_image_with_info, save_image, to_rgb
 from pix2gan.errors import ConfigError, DataError, Pix2ganError
+from pix2gan.file_io import atomic_write
 from pix2gan.translation import (
     Translator,
-    folder,
     folder_run,
     translate_folder,
     translate_paths,
@@ -181,22 +178,14 @@ def test_two_runs_at_once_do_not_disturb_each_other(
     assert tree(tmp_path / "out") == tree(tmp_path / "undisturbed")
 
 
-def test_a_run_that_tidies_up_late_takes_nothing_from_another(
-    unet: Translator, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tidying, remove = threading.Event(), folder.remove_left_behind
-
-    def late(targets: Iterable[Path]) -> None:
-        tidying.set()
-        time.sleep(0.5)  # the other run would write meanwhile
-        remove(targets)
-
-    monkeypatch.setattr(folder, "remove_left_behind", late)
-    with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(translate, unet, photos, tmp_path / "out")
-        tidying.wait()
-        second = pool.submit(translate, unet, photos, tmp_path / "out")
-        assert [first.result().exit_code, second.result().exit_code] == [0, 0]
+def test_a_run_takes_nothing_from_another_that_writes(mirror: Translator, tmp_path: Path) -> None:
+    write(tmp_path / "in" / "a.png")
+    (tmp_path / "out").mkdir()
+    with atomic_write(tmp_path / "out" / "a.png") as file:
+        file.write(b"another run's")
+        assert translate(mirror, tmp_path / "in", tmp_path / "out").done == 1
+        assert tree(tmp_path / "out")["a.png"] != b"another run's"
+    assert tree(tmp_path / "out") == {"a.png": b"another run's"}
 
 
 # Names

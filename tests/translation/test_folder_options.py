@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 from pix2gan.checkpoints import save_model
 from pix2gan.errors import ConfigError, DataError, Pix2ganError
@@ -16,7 +17,7 @@ from pix2gan.translation.folder_options import FolderOptions
 from pix2gan.translation.planning import shard_of
 from pix2gan.translation.targets import Job
 
-from .conftest import MakeMirror
+from .conftest import MakeMirror, Mirror
 from .image_trees import translate, tree, write
 
 # Which images
@@ -196,14 +197,33 @@ def test_two_runs_that_rename_do_not_choose_the_same_names(
 
     def meanwhile(batch: Any, *options: Any) -> Any:
         if not refused:
-            with pytest.raises(ConfigError, match="Another run writes to") as error:
-                translate(mirror, photos, out, on_exists="rename")
+            for shard in (None, "1/2"):
+                with pytest.raises(ConfigError, match="Another run writes to") as error:
+                    translate(mirror, photos, out, on_exists="rename", shard=shard)
             refused.append(error)
         return run(batch, *options)
 
     monkeypatch.setattr(mirror, "run", meanwhile)
     assert translate(mirror, photos, out, on_exists="rename").done == 30
     assert refused
+
+
+def test_parts_of_a_run_that_renames_work_side_by_side(
+    mirror: Translator, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, run, others = tmp_path / "out", mirror.run, []
+
+    def meanwhile(batch: Any, *options: Any) -> Any:
+        if not others:
+            others.append(None)
+            others.append(translate(mirror, photos, out, on_exists="rename", shard="2/2"))
+        return run(batch, *options)
+
+    translate(mirror, photos, out)
+    monkeypatch.setattr(mirror, "run", meanwhile)
+    first = translate(mirror, photos, out, on_exists="rename", shard="1/2")
+    assert first.done + others[1].done == 30
+    assert len(tree(out)) == 60
 
 
 @pytest.mark.parametrize("journal", ["", "[]", "{}", '{"kind": 3, "names": []}', '"x"'])
@@ -250,6 +270,22 @@ def test_stop_ends_the_run_and_keeps_what_is_done(
     (photos / "deep" / "12.png").unlink()
     report = translate(unet, photos, out, on_error="stop", batch_size=1)
     assert [path.name for path, _ in report.failed] == ["21.png"]
+
+
+def test_stop_tells_of_all_images_that_failed_together(
+    make_mirror: MakeMirror, tmp_path: Path
+) -> None:
+    class Dark(Mirror):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * float("nan")
+
+    for name in "abcdef":
+        write(tmp_path / "in" / f"{name}.png", 8, 8)
+    report = translate(
+        make_mirror(Dark()), tmp_path / "in", tmp_path / "out", on_error="stop", batch_size=3
+    )
+    assert len(report.failed) in (3, 6)  # with two cores both batches are with the network
+    assert report.left == 6 - len(report.failed)
 
 
 def test_stop_where_the_output_cannot_be_written(

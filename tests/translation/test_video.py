@@ -59,6 +59,24 @@ def test_equal_runs_have_equal_frames(unet, tmp_path, suffix, codec):
     assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("codec", "settings"),
+    [
+        ("h264", [b" mbtree=0 ", b" threads=4 ", b" lookahead_threads=1 "]),
+        ("hevc", [b" no-cutree ", b" no-sao ", b" frame-threads=1 ", b" numa-pools=none "]),
+    ],
+)
+def test_bytes_depend_on_nothing_but_the_frames(
+    mirror, clip, tmp_path, codec, settings, monkeypatch
+):
+    write = _Writer.write  # x264 starts no four threads for a few lines
+    larger = lambda self, pixels, *when: write(self, pixels.repeat(4, 0).repeat(4, 1), *when)  # noqa: E731
+    monkeypatch.setattr(_Writer, "write", larger)
+    translate_video(mirror, clip, tmp_path / "out.mkv", codec=codec)
+    written = (tmp_path / "out.mkv").read_bytes()  # where both encoders say how they were set
+    assert all(setting in written for setting in settings)
+
+
 def test_a_turned_video_comes_out_upright(mirror, clip, tmp_path):
     data = bytearray(clip.read_bytes())
     place = data.index(b"tkhd") + 44  # the matrix of the first track, which is the video
