@@ -3,20 +3,23 @@
 Nothing of weight is imported before a command runs, so that ``pix2gan --help`` answers at once.
 Exit codes: 0 done; 1 some inputs failed and the rest is done; 2 the request cannot be carried out
 (usage, configuration, a bad model, ...), with one sentence on standard error; 130 stopped by
-Ctrl-C. ``PIX2GAN_DEBUG=1`` shows tracebacks.
+Ctrl-C, 143 by SIGTERM. ``PIX2GAN_DEBUG=1`` shows tracebacks.
 """
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import os
 import re
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal, NoReturn, get_args
 
 from cyclopts import App, ArgumentCollection, CycloptsError, Parameter
 from cyclopts.config import Dict
@@ -30,7 +33,8 @@ from pix2gan.training.method_options import CUTConfig, CycleGANConfig, FastCUTCo
 from pix2gan.training.method_registry import find_method, list_methods, locate_method
 
 DONE, SOME_FAILED, CANNOT = 0, 1, 2
-INTERRUPTED, BROKEN_PIPE = 130, 141  # 128 + SIGINT, 128 + SIGPIPE, as shells count
+# 128 + SIGINT, SIGPIPE, SIGTERM, as shells count
+INTERRUPTED, BROKEN_PIPE, TERMINATED = 130, 141, 143
 
 _NAMED_BY = {"--model", "SOURCE"}  # not a Path, and yet never empty
 
@@ -279,33 +283,34 @@ def translate(
     to_stdout = out == Path("-")
     if to_stdout and sys.stdout.isatty():
         raise ConfigError("the image would go to the terminal: add > photo.png, or a program.")
-    result = translator.translate_paths(
-        sys.stdin.buffer if source == "-" else source,
-        sys.stdout.buffer if to_stdout else out,
-        recursive=recursive,
-        glob=glob,
-        batch_size=batch_size,
-        suffix=suffix,
-        format=format,
-        quality=quality,
-        on_exists=on_exists,
-        on_error=on_error,
-        resize=resize,
-        seed=seed,
-        jobs=jobs,
-        shard=shard,
-        engine=engine,
-        watch=watch,
-        dry_run=dry_run,
-        report=report,
-        progress=progress,
-        provenance=provenance,
-        c2pa_certificate=c2pa_certificate,
-        c2pa_key=c2pa_key,
-        tile=None if tile == "none" else tile,
-        tile_statistics=tile_statistics,
-        codec=codec,
-    )
+    with _termination_interrupts():
+        result = translator.translate_paths(
+            sys.stdin.buffer if source == "-" else source,
+            sys.stdout.buffer if to_stdout else out,
+            recursive=recursive,
+            glob=glob,
+            batch_size=batch_size,
+            suffix=suffix,
+            format=format,
+            quality=quality,
+            on_exists=on_exists,
+            on_error=on_error,
+            resize=resize,
+            seed=seed,
+            jobs=jobs,
+            shard=shard,
+            engine=engine,
+            watch=watch,
+            dry_run=dry_run,
+            report=report,
+            progress=progress,
+            provenance=provenance,
+            c2pa_certificate=c2pa_certificate,
+            c2pa_key=c2pa_key,
+            tile=None if tile == "none" else tile,
+            tile_statistics=tile_statistics,
+            codec=codec,
+        )
     if not to_stdout:
         print(result)
     elif result.failed:
@@ -519,8 +524,7 @@ def convert(
 
 @app.command(sort_key=3)
 def export(
-    model: str,
-    /,
+    model: Annotated[str, Parameter(name=["--model", "-m"])],
     *,
     to: Literal["onnx", "torch", "aoti"] = "onnx",
     out: Annotated[Path | None, Parameter(alias="-o")] = None,
@@ -602,9 +606,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result = app(words)
         sys.stdout.flush()
         return result if isinstance(result, int) else DONE
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as end:
         print("pix2gan: stopped", file=sys.stderr)
-        return INTERRUPTED
+        return TERMINATED if isinstance(end, _Terminated) else INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has seen enough; Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -616,10 +620,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return CANNOT
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, as schedulers send it: it ends what Ctrl-C ends, and as carefully."""
+
+
+@contextmanager
+def _termination_interrupts() -> Iterator[None]:
+    def interrupt(*_: object) -> NoReturn:
+        raise _Terminated
+
+    try:
+        previous = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # only the main thread may ask for signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+_REMEDIES = {
+    errno.ENOENT: "check the path",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS), "get access, or choose another place"
+    ),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room and run the same again"),
+}
+
+
 def _sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         names = [os.fspath(n) for n in (error.filename, error.filename2) if n is not None]
-        return f"{' -> '.join(map(str, names))}: {error.strerror}" if names else error.strerror
+        what = f"{' -> '.join(map(str, names))}: {error.strerror}" if names else error.strerror
+        remedy = _REMEDIES.get(error.errno or 0)
+        return f"{what}; {remedy}" if remedy else what
     if isinstance(error, Pix2ganError):  # some list files, one an indented line
         return re.sub(r"\s*\n(?!  )\s*", " ", str(error)).strip()
     return " ".join(str(error).split()) or type(error).__name__

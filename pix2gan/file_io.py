@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from pix2gan.errors import ConfigError
+
 if sys.platform != "win32":  # where nobody can remove a file that is open
     import fcntl
 
@@ -104,6 +106,26 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
             pass
     except OSError as error:
         raise _naming(folder, error) from None
+
+
+def check_replaceable(path: str | os.PathLike[str], beginning: bytes) -> None:
+    """ConfigError if there is something else at ``path`` than an empty file or one of ours.
+
+    Args:
+        path: Where something is to be written that is made anew each time, as a report.
+        beginning: What all files of that kind begin with.
+    """
+    path = Path(path)
+    if not os.path.lexists(path):
+        return
+    found = None
+    if path.is_file():
+        with path.open("rb") as file:
+            found = file.read(len(beginning))
+    if found != beginning and found != b"":
+        raise ConfigError(
+            f"There is something else at {path}, which would be lost: choose a new name"
+        )
 
 
 def sync_folder(folder: str | os.PathLike[str]) -> None:

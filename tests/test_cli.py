@@ -12,6 +12,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -227,7 +228,43 @@ def test_errors_of_the_operating_system_name_the_file(
 
     monkeypatch.setattr("pix2gan.demo.run_demo", fail)
     assert cli.main(["demo"]) == 2
-    assert error_line(capsys) == "pix2gan: error: /somewhere/sheet.png: Permission denied"
+    assert error_line(capsys) == (
+        "pix2gan: error: /somewhere/sheet.png: Permission denied; get access, or choose another "
+        "place"
+    )
+
+
+def test_a_schedulers_signal_ends_what_ctrl_c_ends(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from pix2gan.translation import Translator, folder_run
+
+    image = tmp_path / "in" / "a.png"
+    image.parent.mkdir()
+    Image.new("RGB", (8, 8)).save(image)
+    arguments = [
+        "translate",
+        str(image.parent),
+        "-m",
+        "sketch2motorbike",
+        "-o",
+        str(tmp_path / "out"),
+    ]
+    ended = []
+
+    def run(self: Translator, *_: object) -> None:
+        ended.append(True)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)  # the signal comes to the main thread
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(folder_run.FolderRun, "run", run)
+    report = tmp_path / "report.jsonl"
+    assert cli.main([*arguments, "--report", str(report)]) == 143
+    assert capsys.readouterr().err == "pix2gan: stopped\n"
+    assert '"status": "left"' in report.read_text()
+    assert ended == [True]
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_debug_shows_the_traceback(

@@ -59,12 +59,12 @@ def load_legacy(
         The generator, as `load_model` returns it, and a config for it.
 
     Raises:
-        CheckpointError: If the file is missing, damaged, could execute code, or is not exactly a
-            generator of a known architecture; names the file and the tensors.
+        CheckpointError: If the file is missing, damaged, could execute code, is named as the
+            generator of the other direction, or is not exactly a generator of a known
+            architecture; names the file and the tensors.
     """
     path = Path(path)
-    if direction is None:
-        direction = "BtoA" if re.search(r"net_G_B\b", path.name) else "AtoB"
+    direction = _direction(path, direction)
     state = _tidy(_select(read_tensors(path), direction, path))
     shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
     try:
@@ -108,6 +108,16 @@ def load_legacy(
                     "its training has diverged"
                 )
     return generator.eval().requires_grad_(False), config
+
+
+def _direction(path: Path, asked_for: str | None) -> str:
+    named = re.search(r"net_G_([AB])(?![A-Za-z])", path.name)
+    own = None if named is None else "AtoB" if named[1] == "A" else "BtoA"
+    if None not in (own, asked_for) and own != asked_for:
+        raise CheckpointError(
+            f"{path} translates {own}, not {asked_for}: give the generator of the other direction"
+        )
+    return own or asked_for or "AtoB"
 
 
 def save_legacy(path: str | Path, generator: nn.Module, config: ModelConfig) -> Path:
@@ -203,9 +213,10 @@ def _begins_as_a_checkpoint(path: Path) -> bool:
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:
+    detail = one_line(error).partition(" This is an internal")[0]  # to whom it matters
     return CheckpointError(
-        f"{path} is damaged or not a PyTorch checkpoint ({one_line(error)}): take it again from "
-        "where it came from"
+        f"{path} is damaged or not a PyTorch checkpoint ({detail}): take it again from where it "
+        "came from"
     )
 
 

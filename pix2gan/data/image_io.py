@@ -261,24 +261,43 @@ def format_of(path: str | os.PathLike[str]) -> str:
 def list_images(folder: str | os.PathLike[str], recursive: bool = True) -> list[Path]:
     """Image files (by suffix) in ``folder`` in natural order: ``2.png`` before ``10.png``.
 
-    Hidden files and folders are left out; linked folders are followed, each once.
+    Hidden files and folders are left out. Linked folders are followed, each once, but for those
+    that lead back to where the link lies: the folder's surroundings are not in it.
 
     Raises:
-        DataError: If there is no such folder.
+        DataError: If there is no such folder, or one of them cannot be read.
     """
     if not Path(folder).is_dir():
         raise DataError(f"There is no folder {os.fspath(folder)}; check the path.")
     found: list[Path] = []
     seen: set[tuple[int, int]] = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    for parent, folders, files in os.walk(folder, followlinks=True, onerror=_unreadable):
         status = Path(parent).stat()
         if (status.st_dev, status.st_ino) in seen:
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if recursive and not name.startswith("."))
+        folders[:] = sorted(
+            name
+            for name in folders
+            if recursive and not name.startswith(".") and not _leads_back(Path(parent, name))
+        )
         found += [Path(parent, name) for name in files if is_image_name(name)]
     return sorted(found, key=lambda path: natural_key(path.as_posix()))
+
+
+def _unreadable(error: OSError) -> None:
+    if isinstance(error, FileNotFoundError):
+        return  # it has gone meanwhile
+    raise DataError(
+        f"The folder {error.filename} cannot be read ({error.strerror}): get access to it, or move "
+        "it away"
+    ) from None
+
+
+def _leads_back(folder: Path) -> bool:
+    """Whether a folder is a link to one that the link lies in, however deep."""
+    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
 
 
 def is_image_name(name: str) -> bool:

@@ -23,6 +23,9 @@ from torch import Tensor
 from pix2gan.evaluation.scores import ImageScores
 from pix2gan.file_io import atomic_write
 
+BEGINNING = '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>'
+"""What a page begins with."""
+
 CASES = 8
 MAX_ROWS = 2000  # of the table
 MOST = 0.5  # a difference from which on the map of differences is at its brightest
@@ -86,7 +89,7 @@ def write_page(
         f"{escape(json.dumps(protocol, indent=2, ensure_ascii=False))}</pre></details>"
     )
     page = (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f"{BEGINNING}{escape(title)}</title>"
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<style>{_STYLE}</style></head><body>{body}</body></html>\n"
     )

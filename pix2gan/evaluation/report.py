@@ -24,6 +24,7 @@ from pix2gan.checkpoints.load import find_weights
 from pix2gan.data.image_io import list_images, open_image, to_float, to_rgb
 from pix2gan.errors import BadImageError, CheckpointError, ConfigError, DataError
 from pix2gan.evaluation.features import FeatureNetwork, open_features, open_maps
+from pix2gan.evaluation.page import BEGINNING as PAGE_BEGINNING
 from pix2gan.evaluation.page import Case, chosen, write_page
 from pix2gan.evaluation.scores import ImageScores, MeanScores, PairedScores, versions
 from pix2gan.evaluation.set_distances import (
@@ -33,9 +34,10 @@ from pix2gan.evaluation.set_distances import (
     kernel_distance,
     perceptual_distance,
 )
-from pix2gan.file_io import atomic_write, check_writable
+from pix2gan.file_io import atomic_write, check_replaceable, check_writable
 
 MAX_LISTED = 20
+_BEGINNING = b'{\n  "outputs": '  # what a report begins with
 
 
 @dataclass(frozen=True)
@@ -191,9 +193,9 @@ def evaluate_folders(
         if page is None:
             raise ConfigError("The inputs are for the page: leave them out, or ask for a page")
         given = {name: seen for name, _, seen in match_images(outputs, Path(inputs))}
-    for path in (report, page):
+    for path, beginning in ((report, _BEGINNING), (page, PAGE_BEGINNING.encode())):
         if path is not None:
-            _check_report(Path(path))
+            _check_report(Path(path), beginning)
     if model is not None:
         of |= {"model": _hash_of(model, direction)}
     result = EvaluationReport(
@@ -388,10 +390,11 @@ def _listed_images(path: Path) -> list[Path]:
     return [path] if path.is_file() else [path / name for name in _images_in(path)]
 
 
-def _check_report(path: Path) -> None:
+def _check_report(path: Path, beginning: bytes) -> None:
     """ConfigError if the report cannot be written there; makes nothing."""
     if path.is_dir():
         raise ConfigError(f"The report {path} is a folder: name a file")
+    check_replaceable(path, beginning)
     folder = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
     try:
         check_writable(folder)

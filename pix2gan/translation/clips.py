@@ -21,10 +21,11 @@ from pix2gan.translation.folder_report import (
 )
 from pix2gan.translation.out_folder import make_out, remove_left_behind
 from pix2gan.translation.progress import FolderProgress
+from pix2gan.translation.sources import is_named_like_a_file
 from pix2gan.translation.video import (
     CONTAINERS,
-    VIDEO_SUFFIXES,
     check_container,
+    check_source_survives,
     translate_video,
 )
 
@@ -48,11 +49,12 @@ def translate_clip(
         raise ConfigError(
             "Only images are signed, and this is a video: leave c2pa_certificate and c2pa_key out"
         )
-    if out.suffix.lower() in VIDEO_SUFFIXES and not out.is_dir():
+    if is_named_like_a_file(out):
         check_container(out)
     else:
         suffix = source.suffix if source.suffix.lower() in CONTAINERS else ".mp4"
         out = out / f"{source.stem}{options.suffix}{suffix}"
+    check_source_survives(source, out)
     started, error = time.monotonic(), None
     if options.on_exists == "skip" and os.path.lexists(out):
         status = SKIPPED
@@ -82,7 +84,7 @@ def translate_clip(
                 )
             status = TRANSLATED
         except DataError as failure:
-            status, error = FAILED, str(failure)
+            status, error = FAILED, str(failure).removeprefix(f"{source} ")
     report = FolderReport([Outcome(source, out, status, error)], out, dry_run=options.dry_run)
     if options.report is not None:
         write_report(options.report, report.images, translator)

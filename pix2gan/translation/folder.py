@@ -31,6 +31,7 @@ from pix2gan.translation.renaming import NameJournal, choose_names
 from pix2gan.translation.sources import (
     images_of_folder,
     images_of_glob,
+    is_named_like_a_file,
     nothing_found,
     refuse_name,
 )
@@ -197,6 +198,8 @@ def translate_paths(
         if out.suffix.lower() in IMAGE_SUFFIXES and not out.is_dir():
             return _translate_file(translator, path, out, settings)
         refuse_name(out, "a video", "The output is an image")
+        if is_named_like_a_file(out):
+            check_target(out, settings)  # or photo.jepg would become a folder
         images, root = [path], path.parent
     else:
         images, root = images_of_glob(source, out)

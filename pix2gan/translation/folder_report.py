@@ -18,6 +18,9 @@ TRANSLATED, SKIPPED, FAILED = "translated", "skipped", "failed"
 PLANNED = "planned"  # by a dry run
 LEFT = "left"  # the run ended before their turn
 
+BEGINNING = b'{"input": '
+"""What a report begins with."""
+
 
 @dataclass(frozen=True)
 class Outcome:

@@ -45,12 +45,16 @@ def images_of_glob(pattern: str | os.PathLike[str], out: Path) -> tuple[list[Pat
         DataError: If there is none.
     """
     root = _fixed_part(Path(pattern))
-    # Not Path.glob: the pattern may be absolute or begin with "..".
-    names = glob.iglob(os.fspath(pattern), recursive=True)  # noqa: PTH207
-    matches = (Path(name) for name in names)
-    images = sorted(
-        match for match in matches if match.suffix.lower() in IMAGE_SUFFIXES and match.is_file()
-    )
+    parts = Path(pattern).parts[len(root.parts) :]
+    if "**" in parts:  # glob would pass over folders that cannot be read
+        images = [i for i in list_images(root) if _match(i.relative_to(root).parts, parts)]
+    else:
+        # Not Path.glob: the pattern may be absolute or begin with "..".
+        names = glob.iglob(os.fspath(pattern))  # noqa: PTH207
+        matches = (Path(name) for name in names)
+        images = sorted(
+            match for match in matches if match.suffix.lower() in IMAGE_SUFFIXES and match.is_file()
+        )
     images = _leave_out(out, images, root)
     if not images:
         raise DataError(f"No image matches {pattern}: looked for {_SUFFIXES_SHOWN}")
@@ -84,6 +88,12 @@ def refuse_name(out: Path, kind: str, why: str) -> None:
     """ConfigError if `out` is no folder that is there, and named like what it will not be."""
     if out.suffix.lower() in _NAMES[kind] and not out.is_dir():
         raise ConfigError(f"{why}, and {out} is named like {kind}: choose another name")
+
+
+def is_named_like_a_file(out: Path) -> bool:
+    """Whether `out` has a suffix (that of v1.2 is none) and is no folder that is there."""
+    suffix = out.suffix.lower()
+    return (suffix[1:].isalpha() or suffix in VIDEO_SUFFIXES) and not out.is_dir()
 
 
 def is_within(path: str, folder: str) -> bool:

@@ -26,6 +26,7 @@ from pix2gan.translation.outputs import encode_output
 from pix2gan.translation.planning import check_target, only_tiff
 from pix2gan.translation.provenance import xmp_packet
 from pix2gan.translation.targets import output_suffix
+from pix2gan.translation.video import VIDEO_SUFFIXES
 
 if TYPE_CHECKING:
     from pix2gan.translation.translator import Translator
@@ -44,6 +45,8 @@ def translate_stream(
         DataError: If the source is neither a file nor a stream.
     """
     _check(options, out)
+    if isinstance(source, Path) and source.suffix.lower() in VIDEO_SUFFIXES:
+        raise ConfigError(f"A stream takes one image, and {source} is a video: name a file for it")
     if isinstance(source, Path) and not source.is_file():
         raise DataError(f"A stream takes one image, and {source} is no file: name an image")
     started = time.monotonic()

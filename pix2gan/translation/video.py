@@ -214,9 +214,19 @@ class _Writer:
         stream.options |= _STEADY.get(self.encoder, {})
         if self.encoder == "libvpx-vp9":
             stream.bit_rate = 0  # or crf is only a lower bound
+        if self.encoder == "libsvtav1":
+            os.environ.setdefault("SVT_LOG", "1")  # of errors alone; there is no other switch
         hd = height >= _HD_LINES
         self.colours = "ITU709" if hd else "ITU601"
         context.colorspace = _BT709 if hd else _BT601
+        try:
+            context.open()
+        except _find_av().error.FFmpegError:
+            (codec,) = (name for name, encoder in CODECS.items() if encoder == self.encoder)
+            raise ConfigError(
+                f"The encoder of {codec} takes no frames of {width} x {height} pixels: choose "
+                "another codec (h264 takes any size)"
+            ) from None
         self.is_open = True
         for packet in self.held:
             self.made.mux(packet)
@@ -257,9 +267,13 @@ def _check(translator: Translator, source: Path, out: Path, codec: str | None, q
         raise ConfigError(
             f"A video cannot hold the {translator.config.out_channels} channels of this model"
         )
+    check_source_survives(source, out)
+    return CODECS[codec]
+
+
+def check_source_survives(source: Path, out: Path) -> None:
     if out.exists() and source.exists() and out.samefile(source):
         raise ConfigError(f"The output {out} would overwrite the input: choose another name")
-    return CODECS[codec]
 
 
 def check_container(out: Path) -> str:

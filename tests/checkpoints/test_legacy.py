@@ -278,6 +278,12 @@ def test_cyclegan_folders_resolve_by_direction(tmp_path, resnet):
         assert torch.equal(
             translator.generator.state_dict()["stem.conv.weight"], state["model.1.weight"]
         )
+    for letter, own, not_own in (("A", "AtoB", "BtoA"), ("B", "BtoA", "AtoB")):
+        path = tmp_path / f"latest_net_G_{letter}.pth"
+        for direction in (None, own):
+            assert load_model(path, direction=direction)[1].direction == own
+        with pytest.raises(CheckpointError, match=f"{path} translates {own}, not {not_own}"):
+            load_model(path, direction=not_own)
     (tmp_path / "latest_net_G_B.pth").unlink()
     with pytest.raises(CheckpointError, match=r"no generator for BtoA, only .*latest_net_G_A.pth"):
         load_model(tmp_path, direction="BtoA")

@@ -478,6 +478,34 @@ def test_list_images_in_natural_order(tmp_path: Path) -> None:
     assert len(list_images(tmp_path, recursive=False)) == 3
 
 
+def test_links_to_where_they_lie_lead_nowhere(tmp_path: Path) -> None:
+    for name in ("secret", "in/deep", "other"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "x.png").touch()
+    (tmp_path / "in" / "deep" / "up").symlink_to(tmp_path)
+    (tmp_path / "in" / "other").symlink_to(tmp_path / "other")
+    found = [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path / "in")]
+    assert found == ["in/deep/x.png", "in/other/x.png"]
+
+
+def test_a_folder_that_cannot_be_read_is_no_empty_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("open", "closed"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.png").touch()
+    scandir = os.scandir
+
+    def guarded(path: Any) -> Any:
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    with pytest.raises(DataError, match=r"closed cannot be read \(Permission denied\): get access"):
+        list_images(tmp_path)
+
+
 def test_list_images_survives_a_circle_of_links(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "1.png").touch()

@@ -273,6 +273,20 @@ def test_where_the_report_cannot_go_is_said_first(folders: tuple[Path, Path], tm
             evaluate_folders(*folders, report=path, progress=lambda *_: pytest.fail("scored"))
 
 
+@pytest.mark.parametrize("option", ["report", "page"])
+def test_a_report_replaces_reports_alone(folders: tuple[Path, Path], tmp_path: Path, option: str):
+    other = next(folders[1].iterdir())
+    content = other.read_bytes()
+    with pytest.raises(ConfigError, match=f"something else at {other}, which would be lost"):
+        evaluate_folders(*folders, **{option: other})
+    assert other.read_bytes() == content
+    ours = tmp_path / "ours"
+    ours.touch()
+    for _ in range(2):
+        evaluate_folders(*folders, **{option: ours})
+    assert ours.stat().st_size > 0
+
+
 def test_no_folder_is_made_for_a_report_that_is_not_written(tmp_path: Path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()

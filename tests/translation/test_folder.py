@@ -720,7 +720,8 @@ def test_nothing_to_translate(mirror: Translator, tmp_path: Path) -> None:
         ({"shard": "3/2"}, "shard must be i/n with i from 1 to n"),
         ({"shard": "half"}, "shard must be i/n with i from 1 to n, as in 2/5, and not 'half'"),
         ({"report": "lost/r.jsonl"}, r"report lost/r.jsonl cannot be written \(No such file"),
-        ({"report": "r.png"}, "report cannot be r.png: name a file"),
+        ({"report": "r.png"}, "report cannot be r.png, which is named like an image"),
+        ({"quality": "best"}, "quality must be between 1 and 100, not 'best'"),
         ({"batch_size": 0}, "batch_size must be a whole number"),
     ],
 )

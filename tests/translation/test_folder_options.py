@@ -73,6 +73,10 @@ def test_an_output_is_not_named_like_what_it_is_not(mirror: Translator, tmp_path
         for options in ({}, {"dry_run": True}):
             with pytest.raises(ConfigError, match=r"cannot be written: let its name end in \.mp4"):
                 translate_paths(mirror, video, tmp_path / out, **options)
+    with pytest.raises(ConfigError, match=r"x\.jepg cannot be written: let its name end in"):
+        translate_paths(mirror, image, tmp_path / "x.jepg")
+    with pytest.raises(ConfigError, match=r"x\.txt cannot be written: let its name end in"):
+        translate_paths(mirror, video, tmp_path / "x.txt")
     for out in ("x.mp4", "x.gif"):
         with pytest.raises(ConfigError, match=f"{out[1:]} is named like a"):
             translate(mirror, tmp_path, tmp_path / out)
@@ -360,6 +364,22 @@ def test_the_report_has_a_line_for_every_image(
     assert statuses == {"skipped", "failed"}
     translate(unet, photos, out, report=path, on_exists="overwrite")
     assert path.read_bytes() == first
+
+
+@pytest.mark.parametrize("content", [b"PK\3\4", b"-----BEGIN PRIVATE KEY-----", b"{}", b"x"])
+def test_a_report_replaces_reports_alone(
+    mirror: Translator, photos: Path, tmp_path: Path, content: bytes
+) -> None:
+    other = tmp_path / "other"
+    other.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"something else at .*other, which would be lost"):
+        translate(mirror, photos, tmp_path / "out", report=other)
+    assert other.read_bytes() == content
+    assert not (tmp_path / "out").exists()
+    other.write_bytes(b"")
+    for _ in range(2):
+        translate(mirror, photos, tmp_path / "out", report=other)
+    assert len(other.read_text().splitlines()) == 30
 
 
 def test_a_run_that_ends_early_reports_too(

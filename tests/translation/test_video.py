@@ -77,6 +77,29 @@ def test_bytes_depend_on_nothing_but_the_frames(
     assert all(setting in written for setting in settings)
 
 
+def test_an_encoder_that_takes_no_such_frames(mirror, tmp_path, monkeypatch):
+    clip = write_clip(tmp_path / "clip.mp4")
+    write = _Writer.write
+    cut = lambda self, pixels, *when: write(self, pixels[:51, :77], *when)  # noqa: E731
+    monkeypatch.setattr(_Writer, "write", cut)
+    with pytest.raises(ConfigError, match="encoder of av1 takes no frames of 77 x 51 pixels"):
+        translate_video(mirror, clip, tmp_path / "out.mp4", codec="av1")
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
+
+
+@pytest.mark.parametrize("codec", ["h264", "hevc", "av1", "vp9"])
+def test_encoders_are_quiet(mirror, clip, tmp_path, codec, capfd):
+    translate_video(mirror, clip, tmp_path / "out.mkv", codec=codec)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("on_exists", ["skip", "overwrite"])
+def test_a_video_is_not_its_own_output(mirror, clip, tmp_path, on_exists):
+    for out in (clip, tmp_path):
+        with pytest.raises(ConfigError, match="would overwrite the input"):
+            mirror.translate_paths(clip, out, on_exists=on_exists)
+
+
 def test_a_turned_video_comes_out_upright(mirror, clip, tmp_path):
     data = bytearray(clip.read_bytes())
     place = data.index(b"tkhd") + 44  # the matrix of the first track, which is the video
@@ -154,7 +177,7 @@ def test_from_the_shell_it_is_a_file_like_others(mirror, clip, tmp_path):
     clip.write_bytes(b"broken")
     report = mirror.translate_paths(clip, tmp_path / "other.mkv", progress=False)
     assert report.exit_code == 1
-    assert "is damaged or no video" in str(report)
+    assert f"  {clip}: cannot be translated, it is damaged or no video" in str(report)
 
 
 @pytest.mark.parametrize(
