@@ -36,7 +36,7 @@ DONE, SOME_FAILED, CANNOT = 0, 1, 2
 # 128 + SIGINT, SIGPIPE, SIGTERM, as shells count
 INTERRUPTED, BROKEN_PIPE, TERMINATED = 130, 141, 143
 
-_NAMED_BY = {"--model", "SOURCE"}  # not a Path, and yet never empty
+_NAMED_BY = {"--model", "--out", "SOURCE"}  # not a Path, and yet never empty
 
 
 def _refuse_empty_paths(_: App, __: tuple[str, ...], arguments: ArgumentCollection) -> None:
@@ -147,7 +147,7 @@ def translate(
     /,
     *more: Annotated[str, Parameter(show=False)],
     model: Annotated[str, Parameter(alias="-m")],
-    out: Annotated[Path, Parameter(alias="-o", allow_leading_hyphen=True)],
+    out: Annotated[str, Parameter(alias="-o", allow_leading_hyphen=True)],  # "new.d/" is a folder
     recursive: bool = True,
     glob: str | None = None,
     batch_size: int = 4,
@@ -280,7 +280,7 @@ def translate(
         dropout=dropout,
         trust_code=trust_code,
     )
-    to_stdout = out == Path("-")
+    to_stdout = out == "-"
     if to_stdout and sys.stdout.isatty():
         raise ConfigError("the image would go to the terminal: add > photo.png, or a program.")
     with _termination_interrupts():

@@ -6,7 +6,7 @@ import os
 import secrets
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -108,21 +108,24 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
         raise _naming(folder, error) from None
 
 
-def check_replaceable(path: str | os.PathLike[str], beginning: bytes) -> None:
-    """ConfigError if there is something else at ``path`` than an empty file or one of ours.
+def check_replaceable(path: Path, is_ours: Callable[[bytes], bool]) -> None:
+    """Whether what is at ``path`` may be replaced: nothing, an empty file, or one of ours.
 
     Args:
         path: Where something is to be written that is made anew each time, as a report.
-        beginning: What all files of that kind begin with.
+        is_ours: Tells by the first 64 KiB of a file if it is such a one.
+
+    Raises:
+        ConfigError: If it may not.
+        OSError: If it cannot be read.
     """
-    path = Path(path)
-    if not os.path.lexists(path):
+    if not path.exists():
         return
-    found = None
-    if path.is_file():
-        with path.open("rb") as file:
-            found = file.read(len(beginning))
-    if found != beginning and found != b"":
+    if not path.is_file():
+        raise ConfigError(f"{path} is no regular file, and could not be replaced: name a file")
+    with path.open("rb") as file:
+        found = file.read(2**16)
+    if found and not is_ours(found):
         raise ConfigError(
             f"There is something else at {path}, which would be lost: choose a new name"
         )

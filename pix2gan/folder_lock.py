@@ -11,7 +11,7 @@ _held: set[int] = set()  # file descriptors of this process's locks
 
 
 @contextmanager
-def only_run_in(folder: Path, *, part: bool = False) -> Iterator[bool | None]:
+def only_run_in(folder: Path, *, shared: bool = False) -> Iterator[bool | None]:
     """Whether no other run writes to ``folder`` now; while this one does, others get False.
 
     The lock ends with the process that holds it, however it ends. None means that nobody knows:
@@ -19,7 +19,7 @@ def only_run_in(folder: Path, *, part: bool = False) -> Iterator[bool | None]:
 
     Args:
         folder: The folder.
-        part: This is one of several parts of a run, whose other parts are no other runs.
+        shared: Others may write to it, too, if they also share it.
     """
     try:
         import fcntl
@@ -35,7 +35,7 @@ def only_run_in(folder: Path, *, part: bool = False) -> Iterator[bool | None]:
     try:
         alone: bool | None = True
         try:
-            fcntl.flock(descriptor, (fcntl.LOCK_SH if part else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             alone = False
         except OSError:

@@ -23,14 +23,14 @@ def test_the_second_is_not_alone_until_the_first_ends(tmp_path: Path) -> None:
         assert fourth is True
 
 
-def test_parts_of_one_run_are_not_others(tmp_path: Path) -> None:
-    with only_run_in(tmp_path, part=True) as first:
-        with only_run_in(tmp_path, part=True) as second:
+def test_who_shares_keeps_those_out_who_do_not(tmp_path: Path) -> None:
+    with only_run_in(tmp_path, shared=True) as first:
+        with only_run_in(tmp_path, shared=True) as second:
             assert (first, second) == (True, True)
         with only_run_in(tmp_path) as other:
             assert other is False
-    with only_run_in(tmp_path), only_run_in(tmp_path, part=True) as part:
-        assert part is False
+    with only_run_in(tmp_path), only_run_in(tmp_path, shared=True) as third:
+        assert third is False
 
 
 def test_an_exception_ends_the_lock(tmp_path: Path) -> None:

@@ -115,7 +115,8 @@ def _direction(path: Path, asked_for: str | None) -> str:
     own = None if named is None else "AtoB" if named[1] == "A" else "BtoA"
     if None not in (own, asked_for) and own != asked_for:
         raise CheckpointError(
-            f"{path} translates {own}, not {asked_for}: give the generator of the other direction"
+            f"{path} is named as the generator of {own}, not {asked_for}: give the other one, or "
+            "rename it"
         )
     return own or asked_for or "AtoB"
 

@@ -13,7 +13,7 @@ import re
 import stat
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TypeAlias
@@ -258,21 +258,41 @@ def format_of(path: str | os.PathLike[str]) -> str:
 # -- finding ---------------------------------------------------------------------------------------
 
 
-def list_images(folder: str | os.PathLike[str], recursive: bool = True) -> list[Path]:
+def list_images(
+    folder: str | os.PathLike[str],
+    recursive: bool = True,
+    closed: Callable[[OSError], None] | None = None,
+) -> list[Path]:
     """Image files (by suffix) in ``folder`` in natural order: ``2.png`` before ``10.png``.
 
     Hidden files and folders are left out. Linked folders are followed, each once, but for those
     that lead back to where the link lies: the folder's surroundings are not in it.
 
+    Args:
+        folder: Where to look.
+        recursive: In its sub-folders, too.
+        closed: Told of each folder that cannot be read, which is an error otherwise.
+
     Raises:
         DataError: If there is no such folder, or one of them cannot be read.
     """
+
+    def refuse(error: OSError) -> None:
+        if isinstance(error, FileNotFoundError):
+            return  # it has gone meanwhile
+        if closed is None:
+            raise unreadable(error.filename, error.strerror or str(error)) from None
+        closed(error)
+
     if not Path(folder).is_dir():
         raise DataError(f"There is no folder {os.fspath(folder)}; check the path.")
     found: list[Path] = []
     seen: set[tuple[int, int]] = set()
-    for parent, folders, files in os.walk(folder, followlinks=True, onerror=_unreadable):
-        status = Path(parent).stat()
+    for parent, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
+        try:
+            status = Path(parent).stat()
+        except FileNotFoundError:
+            continue
         if (status.st_dev, status.st_ino) in seen:
             folders.clear()
             continue
@@ -286,13 +306,12 @@ def list_images(folder: str | os.PathLike[str], recursive: bool = True) -> list[
     return sorted(found, key=lambda path: natural_key(path.as_posix()))
 
 
-def _unreadable(error: OSError) -> None:
-    if isinstance(error, FileNotFoundError):
-        return  # it has gone meanwhile
-    raise DataError(
-        f"The folder {error.filename} cannot be read ({error.strerror}): get access to it, or move "
-        "it away"
-    ) from None
+def unreadable(folder: str | os.PathLike[str], reason: str) -> DataError:
+    """The error for a folder that cannot be looked into."""
+    return DataError(
+        f"The folder {os.fspath(folder)} cannot be read ({reason}): get access to it, or move it "
+        "away"
+    )
 
 
 def _leads_back(folder: Path) -> bool:

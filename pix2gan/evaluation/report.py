@@ -193,6 +193,8 @@ def evaluate_folders(
         if page is None:
             raise ConfigError("The inputs are for the page: leave them out, or ask for a page")
         given = {name: seen for name, _, seen in match_images(outputs, Path(inputs))}
+    if None not in (report, page) and Path(str(report)).absolute() == Path(str(page)).absolute():
+        raise ConfigError(f"The report and the page cannot both be {page}: name two files")
     for path, beginning in ((report, _BEGINNING), (page, PAGE_BEGINNING.encode())):
         if path is not None:
             _check_report(Path(path), beginning)
@@ -394,9 +396,9 @@ def _check_report(path: Path, beginning: bytes) -> None:
     """ConfigError if the report cannot be written there; makes nothing."""
     if path.is_dir():
         raise ConfigError(f"The report {path} is a folder: name a file")
-    check_replaceable(path, beginning)
     folder = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
     try:
+        check_replaceable(path, lambda head: head.startswith(beginning))
         check_writable(folder)
     except OSError as error:
         raise ConfigError(

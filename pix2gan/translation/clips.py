@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from pix2gan.folder_lock import only_run_in
 from pix2gan.translation.folder_options import FolderOptions
 from pix2gan.translation.folder_report import (
     FAILED,
+    LEFT,
     PLANNED,
     SKIPPED,
     TRANSLATED,
@@ -55,38 +57,52 @@ def translate_clip(
         suffix = source.suffix if source.suffix.lower() in CONTAINERS else ".mp4"
         out = out / f"{source.stem}{options.suffix}{suffix}"
     check_source_survives(source, out)
-    started, error = time.monotonic(), None
-    if options.on_exists == "skip" and os.path.lexists(out):
-        status = SKIPPED
-    elif options.dry_run:
-        status = PLANNED
-    else:
-        make_out(out.parent, writable=True)
-        try:
-            with (
-                only_run_in(out.parent),  # nobody is to choose other names meanwhile
-                FolderProgress(1, options.progress) as progress,
-            ):
-                remove_left_behind([out])
-                translate_video(
-                    translator,
-                    source,
-                    out,
-                    batch_size=options.batch_size,
-                    codec=codec,
-                    quality=options.quality,
-                    resize=options.resize,
-                    seed=options.seed,
-                    tile=options.tile,
-                    tile_statistics=options.tile_statistics,
-                    provenance=options.provenance,
-                    progress=progress.within,
-                )
-            status = TRANSLATED
-        except DataError as failure:
-            status, error = FAILED, str(failure).removeprefix(f"{source} ")
-    report = FolderReport([Outcome(source, out, status, error)], out, dry_run=options.dry_run)
-    if options.report is not None:
-        write_report(options.report, report.images, translator)
+    started = time.monotonic()
+    report = FolderReport([Outcome(source, out, LEFT)], out, dry_run=options.dry_run)
+    try:
+        report.images = [_translate(translator, source, out, options, codec)]
+    except BaseException:
+        with suppress(OSError):  # the disk may be full, and that is being said already
+            _write_report(translator, report, options)
+        raise
+    _write_report(translator, report, options)
     report.seconds = time.monotonic() - started
     return report
+
+
+def _translate(
+    translator: Translator, source: Path, out: Path, options: FolderOptions, codec: str | None
+) -> Outcome:
+    if options.on_exists == "skip" and os.path.lexists(out):
+        return Outcome(source, out, SKIPPED)
+    if options.dry_run:
+        return Outcome(source, out, PLANNED)
+    make_out(out.parent, writable=True)
+    try:
+        with (
+            only_run_in(out.parent, shared=True),  # nobody is to choose names meanwhile
+            FolderProgress(1, options.progress) as progress,
+        ):
+            remove_left_behind([out])
+            translate_video(
+                translator,
+                source,
+                out,
+                batch_size=options.batch_size,
+                codec=codec,
+                quality=options.quality,
+                resize=options.resize,
+                seed=options.seed,
+                tile=options.tile,
+                tile_statistics=options.tile_statistics,
+                provenance=options.provenance,
+                progress=progress.within,
+            )
+    except DataError as error:
+        return Outcome(source, out, FAILED, str(error).removeprefix(f"{source} "))
+    return Outcome(source, out, TRANSLATED)
+
+
+def _write_report(translator: Translator, report: FolderReport, options: FolderOptions) -> None:
+    if options.report is not None:
+        write_report(options.report, report.images, translator)

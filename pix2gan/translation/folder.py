@@ -23,12 +23,13 @@ from pix2gan.translation.engine import Engine
 from pix2gan.translation.folder_options import FolderOptions
 from pix2gan.translation.folder_report import PLANNED, SKIPPED, FolderReport, Outcome, write_report
 from pix2gan.translation.folder_run import FolderRun
-from pix2gan.translation.out_folder import make_out, remove_left_behind
+from pix2gan.translation.out_folder import make_out, refuse_beside_others, remove_left_behind
 from pix2gan.translation.planning import check_target, plan_images
 from pix2gan.translation.progress import FolderProgress
 from pix2gan.translation.ray_engine import RayRun
 from pix2gan.translation.renaming import NameJournal, choose_names
 from pix2gan.translation.sources import (
+    Found,
     images_of_folder,
     images_of_glob,
     is_named_like_a_file,
@@ -148,10 +149,10 @@ def translate_folder(
     source, out = _paths(source, out)
     if watch:
         return watch_folder(translator, source, out, options)
-    images = images_of_folder(source, out, recursive=recursive, pattern=glob)
-    if not images:
+    found = images_of_folder(source, out, recursive=recursive, pattern=glob)
+    if not found.images and not found.closed:
         raise nothing_found(source, recursive=recursive, pattern=glob)
-    return _run(translator, plan_images(translator, images, source, out, options), out, options)
+    return _run(translator, plan_images(translator, found, source, out, options), out, options)
 
 
 def translate_paths(
@@ -182,7 +183,10 @@ def translate_paths(
     settings.check(translator)
     if not isinstance(source, (str, os.PathLike)) or not isinstance(out, (str, os.PathLike)):
         return translate_stream(translator, _end(source), _end(out), settings)
+    named = os.fspath(out)
     path, out = _paths(source, out)
+    if settings.report is not None and _is_same(settings.report, out):
+        raise ConfigError(f"The report cannot be the output {out}: choose another name")
     if not path.exists() and not globbing.has_magic(os.fspath(path)):
         raise DataError(f"There is no file or folder {source}: check the path")
     if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
@@ -198,12 +202,12 @@ def translate_paths(
         if out.suffix.lower() in IMAGE_SUFFIXES and not out.is_dir():
             return _translate_file(translator, path, out, settings)
         refuse_name(out, "a video", "The output is an image")
-        if is_named_like_a_file(out):
+        if is_named_like_a_file(out) and not named.endswith(("/", os.sep)):
             check_target(out, settings)  # or photo.jepg would become a folder
-        images, root = [path], path.parent
+        found, root = Found([path]), path.parent
     else:
-        images, root = images_of_glob(source, out)
-    return _run(translator, plan_images(translator, images, root, out, settings), out, settings)
+        found, root = images_of_glob(source, out)
+    return _run(translator, plan_images(translator, found, root, out, settings), out, settings)
 
 
 def _refuse_folders_options(source: Path, options: FolderOptions) -> None:
@@ -238,6 +242,10 @@ def _paths(source: str | os.PathLike[str], out: str | os.PathLike[str]) -> tuple
     return Path(source), Path(out)
 
 
+def _is_same(one: str | os.PathLike[str], other: Path) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)
+
+
 def _end(end: str | os.PathLike[str] | IO[bytes]) -> Path | IO[bytes]:
     return Path(end) if isinstance(end, (str, os.PathLike)) else end
 
@@ -250,14 +258,11 @@ def _run(translator: Translator, plan: Plan, out: Path, options: FolderOptions) 
     is_done = options.on_exists == "skip" and all(os.path.lexists(j.target) for j in plan.jobs)
     make_out(out, writable=not is_done)
     renames = options.on_exists == "rename"
-    with only_run_in(out, part=renames and options.shard is not None) as alone:
+    with only_run_in(out, shared=not renames or options.shard is not None) as admitted:
+        if admitted is False and (renames or plan.root.is_dir()):
+            refuse_beside_others(out)
         jobs, journal = plan.jobs, None
         if renames:
-            if alone is False:
-                raise ConfigError(
-                    f"Another run writes to {out}, and two would choose the same names: wait for "
-                    "it, or choose another folder"
-                )
             journal = _journal(translator, plan, out, options)
             jobs = journal.choose(plan)
         remove_left_behind(job.target for job in jobs)
@@ -268,11 +273,11 @@ def _run(translator: Translator, plan: Plan, out: Path, options: FolderOptions) 
             try:
                 run.run()
             except BaseException:
-                report.images = run.outcomes
+                report.images = [*plan.closed, *run.outcomes]
                 with suppress(OSError):  # the disk may be full, and that is being said already
                     _write_report(translator, report, options)
                 raise
-            report.images = run.outcomes
+            report.images = [*plan.closed, *run.outcomes]
             _write_report(translator, report, options)
         if journal is not None and not report.left:
             journal.remove()
@@ -286,7 +291,7 @@ def _foretell(
     jobs = plan.jobs
     if options.on_exists == "rename":
         jobs = choose_names(plan, _journal(translator, plan, out, options).read())
-    report = FolderReport(out=out, dry_run=True)
+    report = FolderReport([*plan.closed], out=out, dry_run=True)
     for job in jobs:
         there = options.on_exists != "overwrite" and os.path.lexists(job.target)
         report.images.append(Outcome(job.source, job.target, SKIPPED if there else PLANNED))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,10 +13,11 @@ from pix2gan.checkpoints.model_config import ModelConfig
 from pix2gan.data.image_io import IMAGE_SUFFIXES
 from pix2gan.errors import ConfigError
 from pix2gan.file_io import check_replaceable, check_writable
-from pix2gan.translation.folder_report import BEGINNING
+from pix2gan.translation.folder_report import is_report
 from pix2gan.translation.signing import Signer
 from pix2gan.translation.targets import FORMATS
 from pix2gan.translation.tiling import Tiling
+from pix2gan.translation.video import VIDEO_SUFFIXES
 
 if TYPE_CHECKING:
     from pix2gan.translation.translator import Translator
@@ -112,8 +114,11 @@ class FolderOptions:
                 f"{self.format} cannot hold the {channels} channels of this model's output: use "
                 "the format tiff or npy"
             )
-        if not isinstance(self.quality, int) or not 1 <= self.quality <= 100:
-            raise ConfigError(f"quality must be between 1 and 100, not {self.quality!r}")
+        given: object = self.quality
+        if not isinstance(given, Integral) or not 1 <= self.quality <= 100:
+            raise ConfigError(
+                f"quality must be a whole number between 1 and 100, not {self.quality!r}"
+            )
         _one_of("on_exists", self.on_exists, ON_EXISTS)
         _one_of("on_error", self.on_error, ON_ERROR)
         _one_of("engine", self.engine, ENGINES)
@@ -155,12 +160,13 @@ def _one_of(option: str, value: str | None, choices: tuple[str | None, ...]) -> 
 def _check_report(path: Path) -> None:
     if path.is_dir():
         raise ConfigError(f"The report cannot be {path}: name a file, as in report.jsonl")
-    if path.suffix.lower() in IMAGE_SUFFIXES:
+    if path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
         raise ConfigError(
-            f"The report cannot be {path}, which is named like an image: report.jsonl would do"
+            f"The report cannot be {path}, which is named like an image or a video: report.jsonl "
+            "would do"
         )
     try:
-        check_replaceable(path, BEGINNING)
+        check_replaceable(path, is_report)
         check_writable(path.parent)
     except OSError as error:
         raise ConfigError(

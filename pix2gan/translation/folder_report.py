@@ -18,9 +18,6 @@ TRANSLATED, SKIPPED, FAILED = "translated", "skipped", "failed"
 PLANNED = "planned"  # by a dry run
 LEFT = "left"  # the run ended before their turn
 
-BEGINNING = b'{"input": '
-"""What a report begins with."""
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -128,6 +125,15 @@ def report_lines(images: Sequence[Outcome], translator: Translator) -> bytes:
     ]
     # Names that are no UTF-8 come as surrogates.
     return "".join(line + "\n" for line in lines).encode("utf-8", "backslashreplace")
+
+
+def is_report(head: bytes) -> bool:
+    """Whether a file that begins with this is a report."""
+    try:
+        found = json.loads(head.partition(b"\n")[0])
+    except ValueError:
+        return False
+    return isinstance(found, dict) and {"input", "output", "status", "weights"} <= found.keys()
 
 
 def write_report(

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 from pix2gan.errors import ConfigError
 from pix2gan.file_io import check_writable, is_temporary, remove_if_left, temporary_stem
@@ -27,6 +28,14 @@ def make_out(out: Path, *, writable: bool) -> None:
             f"The folder {out} for the outputs cannot be written to ({error.strerror}): choose "
             "another"
         ) from None
+
+
+def refuse_beside_others(out: Path) -> NoReturn:
+    """ConfigError where a run would choose names beside others, or others beside it."""
+    raise ConfigError(
+        f"Another run writes to {out}, and two would choose the same names: wait for it, or choose "
+        "another folder"
+    )
 
 
 def remove_left_behind(targets: Iterable[Path]) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pix2gan.data.image_io import unreadable
 from pix2gan.errors import ConfigError
 from pix2gan.translation.folder_options import FolderOptions
+from pix2gan.translation.folder_report import FAILED, Outcome
+from pix2gan.translation.sources import Found
 from pix2gan.translation.targets import FORMATS, Job, Plan, plan_jobs
 
 if TYPE_CHECKING:
@@ -16,11 +19,18 @@ if TYPE_CHECKING:
 
 
 def plan_images(
-    translator: Translator, images: Sequence[Path], root: Path, out: Path, options: FolderOptions
+    translator: Translator, found: Found, root: Path, out: Path, options: FolderOptions
 ) -> Plan:
-    """What is to be done with the images below `root`, or with this run's share of them."""
+    """What is to be done with the images below `root`, or with this run's share of them.
+
+    Raises:
+        DataError: If a folder could not be looked into, and failures are to stop the run.
+    """
+    closed = closed_folders(found, root, out)
+    if closed and (options.on_error == "stop" or not found.images):
+        raise unreadable(closed[0].source, found.closed[closed[0].source])
     plan = plan_jobs(
-        images,
+        found.images,
         root,
         out,
         suffix=options.suffix,
@@ -29,7 +39,15 @@ def plan_images(
         by_own_name=options.watch,
     )
     i, n = options.part
-    return replace(plan, jobs=shard_of(plan.jobs, options.chunk, i, n))
+    return replace(plan, jobs=shard_of(plan.jobs, options.chunk, i, n), closed=closed)
+
+
+def closed_folders(found: Found, root: Path, out: Path) -> list[Outcome]:
+    """The folders that could not be looked into, as failures."""
+    return [
+        Outcome(folder, out / os.path.relpath(folder, root), FAILED, f"cannot be read ({reason})")
+        for folder, reason in found.closed.items()
+    ]
 
 
 def shard_of(jobs: list[Job], chunk: int, i: int, n: int) -> list[Job]:
@@ -55,5 +73,6 @@ def check_target(target: Path, options: FolderOptions) -> None:
     suffixes = sorted({suffix for group in formats.values() for suffix in group})
     if target.suffix.lower() not in suffixes:
         raise ConfigError(
-            f"The output {target} cannot be written: let its name end in {', '.join(suffixes)}"
+            f"The output {target} cannot be written: let its name end in {', '.join(suffixes)}, or "
+            "make the folder first if it is to be one"
         )

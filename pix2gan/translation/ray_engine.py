@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -189,7 +190,10 @@ def _cluster() -> Iterator[Any]:
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
         if alone:
             options |= {"_node_ip_address": "127.0.0.1", "include_dashboard": False}
+        on_term = signal.getsignal(signal.SIGTERM)
         ray.init(**options)
+        with suppress(ValueError):  # of another thread, where Ray has not touched it either
+            signal.signal(signal.SIGTERM, on_term)
     try:
         yield ray
     finally:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable
-from fnmatch import fnmatchcase
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 
 from pix2gan.data.image_io import IMAGE_SUFFIXES, list_images
@@ -15,17 +16,34 @@ from pix2gan.translation.video import VIDEO_SUFFIXES
 _SUFFIXES_SHOWN = ", ".join(sorted(IMAGE_SUFFIXES))
 
 
-def images_of_folder(
-    folder: Path, out: Path, *, recursive: bool, pattern: str | None
-) -> list[Path]:
+@dataclass
+class Found:
+    """What a look for images found.
+
+    Attributes:
+        images: In the order in which they are worked off.
+        closed: Folders that cannot be read, each with the reason.
+    """
+
+    images: list[Path]
+    closed: dict[Path, str] = field(default_factory=dict)
+
+    def leave_out(self, error: OSError) -> None:
+        """Note a folder that cannot be read."""
+        self.closed[Path(error.filename)] = error.strerror or str(error)
+
+
+def images_of_folder(folder: Path, out: Path, *, recursive: bool, pattern: str | None) -> Found:
     """The images in a folder, in natural order, without those in `out`; none may be there.
 
     Raises:
         DataError: If there is no such folder.
         ConfigError: If `out` cannot take the outputs.
     """
-    images = _leave_out(out, list_images(folder, recursive), folder)
-    return images if pattern is None else _matching(images, folder, pattern)
+    found = Found([])
+    images = _leave_out(out, list_images(folder, recursive, found.leave_out), folder)
+    found.images = images if pattern is None else _matching(images, folder, pattern)
+    return found
 
 
 def nothing_found(source: Path, *, recursive: bool, pattern: str | None) -> DataError:
@@ -38,27 +56,57 @@ def nothing_found(source: Path, *, recursive: bool, pattern: str | None) -> Data
     )
 
 
-def images_of_glob(pattern: str | os.PathLike[str], out: Path) -> tuple[list[Path], Path]:
+def images_of_glob(pattern: str | os.PathLike[str], out: Path) -> tuple[Found, Path]:
     """The images that a glob such as "photos/**/*.jpg" names, and the folder of its fixed part.
 
     Raises:
         DataError: If there is none.
     """
     root = _fixed_part(Path(pattern))
-    parts = Path(pattern).parts[len(root.parts) :]
-    if "**" in parts:  # glob would pass over folders that cannot be read
-        images = [i for i in list_images(root) if _match(i.relative_to(root).parts, parts)]
-    else:
-        # Not Path.glob: the pattern may be absolute or begin with "..".
-        names = glob.iglob(os.fspath(pattern))  # noqa: PTH207
-        matches = (Path(name) for name in names)
-        images = sorted(
-            match for match in matches if match.suffix.lower() in IMAGE_SUFFIXES and match.is_file()
-        )
-    images = _leave_out(out, images, root)
-    if not images:
+    found = Found([])
+    matches = set(_expanded(root, Path(pattern).parts[len(root.parts) :], found))
+    found.images = _leave_out(out, sorted(matches), root)
+    if not found.images and not found.closed:
         raise DataError(f"No image matches {pattern}: looked for {_SUFFIXES_SHOWN}")
-    return images, root
+    return found, root
+
+
+def _expanded(folder: Path, parts: tuple[str, ...], found: Found) -> Iterator[Path]:
+    """The images below `folder` that the parts of a glob name, as the glob module would say; that
+    passes over folders which cannot be read, and they are noted here."""
+    first, rest = parts[0], parts[1:]
+    if first == "**":
+        if folder.is_dir():
+            images = list_images(folder, closed=found.leave_out)
+            below = (i for i in images if _match(i.relative_to(folder).parts, parts))
+            yield from (image for image in below if image.is_file())
+    elif not rest:
+        for path in _named(folder, first, found):
+            if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
+                yield path
+    else:
+        for path in _named(folder, first, found):
+            if path.is_dir():
+                yield from _expanded(path, rest, found)
+
+
+def _named(folder: Path, pattern: str, found: Found) -> Iterator[Path]:
+    """What lies in a folder under such a name."""
+    if not glob.has_magic(pattern):
+        yield folder / pattern
+        return
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries]
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        found.leave_out(error)
+        return
+    hidden = pattern.startswith(".")
+    for name in sorted(names):
+        if fnmatch(name, pattern) and (hidden or not name.startswith(".")):
+            yield folder / name
 
 
 def _leave_out(out: Path, images: list[Path], root: Path) -> list[Path]:
@@ -112,7 +160,7 @@ def _match(parts: tuple[str, ...], patterns: tuple[str, ...]) -> bool:
         return not parts
     if patterns[0] == "**":  # any number of folders
         return any(_match(parts[i:], patterns[1:]) for i in range(len(parts) + 1))
-    return bool(parts) and fnmatchcase(parts[0], patterns[0]) and _match(parts[1:], patterns[1:])
+    return bool(parts) and fnmatch(parts[0], patterns[0]) and _match(parts[1:], patterns[1:])
 
 
 def _fixed_part(pattern: Path) -> Path:

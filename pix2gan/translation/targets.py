@@ -20,6 +20,7 @@ from typing import TypeAlias
 
 from pix2gan.data.image_io import IMAGE_SUFFIXES, is_image_name
 from pix2gan.errors import ConfigError
+from pix2gan.translation.folder_report import Outcome
 
 FORMATS: dict[str, tuple[str, ...]] = {
     "png": (".png",),
@@ -79,11 +80,13 @@ class Plan:
         jobs: Its images, in order.
         reserved: Of each output folder, the names that belong to images below `root`, whether the
             run does them or not.
+        closed: The folders that could not be looked into, as failures.
     """
 
     root: Path
     jobs: list[Job]
     reserved: dict[Path, set[str]] = field(default_factory=dict)
+    closed: list[Outcome] = field(default_factory=list)
 
 
 def plan_jobs(

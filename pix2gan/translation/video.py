@@ -215,17 +215,17 @@ class _Writer:
         if self.encoder == "libvpx-vp9":
             stream.bit_rate = 0  # or crf is only a lower bound
         if self.encoder == "libsvtav1":
-            os.environ.setdefault("SVT_LOG", "1")  # of errors alone; there is no other switch
+            os.environ.setdefault("SVT_LOG", "0")  # it tells nothing that FFmpeg does not
         hd = height >= _HD_LINES
         self.colours = "ITU709" if hd else "ITU601"
         context.colorspace = _BT709 if hd else _BT601
         try:
             context.open()
-        except _find_av().error.FFmpegError:
+        except _find_av().error.FFmpegError as error:
             (codec,) = (name for name, encoder in CODECS.items() if encoder == self.encoder)
             raise ConfigError(
-                f"The encoder of {codec} takes no frames of {width} x {height} pixels: choose "
-                "another codec (h264 takes any size)"
+                f"The encoder of {codec} does not take frames of {width} x {height} pixels "
+                f"({error.strerror}): choose another size or codec"
             ) from None
         self.is_open = True
         for packet in self.held:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,10 +25,10 @@ from pix2gan.translation.folder_report import (
     write_report,
 )
 from pix2gan.translation.folder_run import FolderRun
-from pix2gan.translation.out_folder import make_out, remove_left_behind
-from pix2gan.translation.planning import plan_images
+from pix2gan.translation.out_folder import make_out, refuse_beside_others, remove_left_behind
+from pix2gan.translation.planning import closed_folders, plan_images
 from pix2gan.translation.progress import FolderProgress
-from pix2gan.translation.sources import images_of_folder
+from pix2gan.translation.sources import Found, images_of_folder
 from pix2gan.translation.targets import Stamp, stamp_of
 
 if TYPE_CHECKING:
@@ -63,7 +63,9 @@ def watch_folder(
     if options.report is not None:
         write_report(options.report, [], translator)
     watch = _Watch(translator, source, out, options)
-    with only_run_in(out):  # nobody is to choose other names meanwhile
+    with only_run_in(out, shared=True) as admitted:
+        if admitted is False:
+            refuse_beside_others(out)
         try:
             while not watch.stopped:
                 watch.look()
@@ -83,15 +85,17 @@ class _Watch:
         self.options = options
         self.outcomes: dict[Path, Outcome] = {}
         self.stopped = False
+        self._closed: set[Path] = set()  # folders that could not be read in the last look
         self._seen: dict[Path, Stamp] = {}  # by the last look
         self._settled: dict[Path, Stamp] = {}  # as they were when they were dealt with
 
     def look(self) -> None:
         """Deal with the images that are complete and have not been dealt with."""
-        images = images_of_folder(
+        found = images_of_folder(
             self.source, self.out, recursive=self.options.recursive, pattern=self.options.glob
         )
-        stamps = {path: stamp for path in images if (stamp := stamp_of(path)) is not None}
+        self._note_closed(found)
+        stamps = {path: stamp for path in found.images if (stamp := stamp_of(path)) is not None}
         ready = [
             path
             for path, stamp in stamps.items()
@@ -103,7 +107,7 @@ class _Watch:
             self._translate(ready)
 
     def _translate(self, ready: list[Path]) -> None:
-        plan = plan_images(self.translator, ready, self.source, self.out, self.options)
+        plan = plan_images(self.translator, Found(ready), self.source, self.out, self.options)
         remove_left_behind(job.target for job in plan.jobs)
         jobs = [job.as_found(self._seen[job.source]) for job in plan.jobs]
         run = FolderRun(
@@ -112,16 +116,24 @@ class _Watch:
         try:
             run.run()
         finally:
-            self._note(outcome for outcome in run.outcomes if outcome.status != LEFT)
+            dealt_with = [outcome for outcome in run.outcomes if outcome.status != LEFT]
+            self._settled |= {o.source: self._seen[o.source] for o in dealt_with}
+            self._note(dealt_with)
 
-    def _note(self, outcomes: Iterable[Outcome]) -> None:
-        """Keep, tell and report what became of images; those left are tried again."""
-        new = list(outcomes)
-        for outcome in new:
-            self.outcomes[outcome.source] = outcome
-            self._settled[outcome.source] = self._seen[outcome.source]
+    def _note_closed(self, found: Found) -> None:
+        """Tell once of folders that cannot be read; they may be open at the next look."""
+        for folder in self._closed - found.closed.keys():
+            del self.outcomes[folder]
+        new = found.closed.keys() - self._closed
+        self._closed = set(found.closed)
+        told = Found([], {folder: found.closed[folder] for folder in new})
+        self._note(closed_folders(told, self.source, self.out))
+
+    def _note(self, new: list[Outcome]) -> None:
+        """Keep, tell and report what became of images."""
+        self.outcomes |= {outcome.source: outcome for outcome in new}
         found = FolderReport(new, self.out)
-        self.stopped = bool(found.failed) and self.options.on_error == "stop"
+        self.stopped |= bool(found.failed) and self.options.on_error == "stop"
         if self.options.progress is not False and (found.done or found.failed):
             lines = [f"translated {i.source} -> {i.target}" for i in new if i.status == TRANSLATED]
             lines += [f"failed {path}: {reason}" for path, reason in found.failed]

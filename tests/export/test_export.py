@@ -157,7 +157,11 @@ def resnet(save_tiny: SaveTiny, tmp_path_factory) -> tuple[Path, Path]:
 
 def test_exported_models_are_not_turned_back(resnet, tmp_path, capsys):
     _, path = resnet
-    for command in (["convert", str(path), str(tmp_path / "back")], ["export", str(path)]):
+    for command in (
+        ["convert", str(path), str(tmp_path / "back")],
+        ["export", str(path)],
+        ["export", "-m", str(path)],
+    ):
         assert main(command) == 2
         assert "that way there is no return" in capsys.readouterr().err
     for options, reason in (

@@ -26,6 +26,7 @@ from pix2gan.translation import (
     translate_folder,
     translate_paths,
 )
+from pix2gan.translation.sources import images_of_glob
 
 from .conftest import MakeMirror, Mirror
 from .image_trees import translate, tree, write
@@ -186,6 +187,67 @@ def test_a_run_takes_nothing_from_another_that_writes(mirror: Translator, tmp_pa
         assert translate(mirror, tmp_path / "in", tmp_path / "out").done == 1
         assert tree(tmp_path / "out")["a.png"] != b"another run's"
     assert tree(tmp_path / "out") == {"a.png": b"another run's"}
+
+
+# Folders that cannot be read
+
+
+@pytest.fixture
+def closed(photos: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of the photos' that nobody may look into, and that holds ten of them."""
+    folder, scandir = photos / "deep" / "er", os.scandir
+
+    def guarded(path: Any) -> Any:
+        if Path(path) == folder:
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    return folder
+
+
+@pytest.mark.parametrize("pattern", [None, "**/*", "*eep/**/*"])
+def test_a_folder_that_cannot_be_read_is_a_failure(
+    mirror: Translator, photos: Path, closed: Path, tmp_path: Path, pattern: str | None
+) -> None:
+    source = photos if pattern is None else photos / pattern
+    out, path = tmp_path / "out", tmp_path / "report.jsonl"
+    planned = translate_paths(mirror, source, out, progress=False, dry_run=True)
+    report = translate_paths(mirror, source, out, progress=False, report=path)
+    assert report.failed == planned.failed == [(closed, "cannot be read (Permission denied)")]
+    assert report.exit_code == 1
+    assert report.done == len(planned.planned) == (10 if pattern == "*eep/**/*" else 20)
+    assert f'"input": "{closed}"' in path.read_text()
+    with pytest.raises(DataError, match=r"er cannot be read \(Permission denied\)"):
+        translate_paths(mirror, source, out, progress=False, on_error="stop")
+
+
+@pytest.mark.parametrize("pattern", ["", "*", "**/*.png"])
+def test_there_may_be_images_where_nobody_can_look(
+    mirror: Translator, closed: Path, tmp_path: Path, pattern: str
+) -> None:
+    with pytest.raises(DataError, match=r"er cannot be read \(Permission denied\)"):
+        translate_paths(mirror, closed / pattern, tmp_path / "out", progress=False)
+
+
+def test_globs_go_where_their_parts_say(mirror: Translator, photos: Path, tmp_path: Path) -> None:
+    def found(pattern: str) -> list[str]:
+        images = images_of_glob(photos / pattern, tmp_path / "out")[0].images
+        return [image.relative_to(photos).as_posix() for image in images]
+
+    everything = sorted(p.relative_to(photos).as_posix() for p in photos.rglob("*.*"))
+    assert found("**/*") == found("**/*.*") == everything
+    assert found("d*/e?/*") == [name for name in everything if name.startswith("deep/er/")]
+    (photos / "linked").symlink_to(photos / "deep" / "er")
+    (photos / ".hidden").mkdir()
+    write(photos / ".hidden" / "x.png")
+    (photos / "dangling.png").symlink_to(photos / "nowhere")
+    assert len(found("*inked/**/*")) == 10
+    assert found(".h*/*") == found(".h*/**/*") == [".hidden/x.png"]
+    assert "dangling.png" not in found("*") + found("**/*")
+    assert not any(name.startswith(".hidden") for name in found("**/*"))
+    with pytest.raises(DataError, match="No image matches"):
+        found("deep/er/0.png/*")
 
 
 # Names
@@ -708,7 +770,7 @@ def test_nothing_to_translate(mirror: Translator, tmp_path: Path) -> None:
     ("option", "complaint"),
     [
         ({"format": "gif"}, "format must be one of png, jpg, jpeg, webp, tiff, npy, not 'gif'"),
-        ({"quality": 0}, "quality must be between 1 and 100"),
+        ({"quality": 0}, "quality must be a whole number between 1 and 100, not 0"),
         ({"on_exists": "ask"}, "on_exists must be one of skip, overwrite, rename, not 'ask'"),
         ({"on_error": "ask"}, "on_error must be one of skip, stop, not 'ask'"),
         ({"resize": "crop"}, "resize must be one of none, fit"),
@@ -721,7 +783,8 @@ def test_nothing_to_translate(mirror: Translator, tmp_path: Path) -> None:
         ({"shard": "half"}, "shard must be i/n with i from 1 to n, as in 2/5, and not 'half'"),
         ({"report": "lost/r.jsonl"}, r"report lost/r.jsonl cannot be written \(No such file"),
         ({"report": "r.png"}, "report cannot be r.png, which is named like an image"),
-        ({"quality": "best"}, "quality must be between 1 and 100, not 'best'"),
+        ({"report": "r.mp4"}, "report cannot be r.mp4, which is named like an image or a video"),
+        ({"quality": "best"}, "quality must be a whole number between 1 and 100, not 'best'"),
         ({"batch_size": 0}, "batch_size must be a whole number"),
     ],
 )

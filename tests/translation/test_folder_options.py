@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pix2gan.checkpoints import save_model
 from pix2gan.errors import ConfigError, DataError, Pix2ganError
+from pix2gan.folder_lock import only_run_in
 from pix2gan.translation import Translator, translate_folder, translate_paths
 from pix2gan.translation.folder_options import FolderOptions
 from pix2gan.translation.planning import shard_of
@@ -77,10 +78,18 @@ def test_an_output_is_not_named_like_what_it_is_not(mirror: Translator, tmp_path
         translate_paths(mirror, image, tmp_path / "x.jepg")
     with pytest.raises(ConfigError, match=r"x\.txt cannot be written: let its name end in"):
         translate_paths(mirror, video, tmp_path / "x.txt")
+    with pytest.raises(ConfigError, match=r"report cannot be the output .*r\.json"):
+        translate_paths(mirror, tmp_path, tmp_path / "r.json", report=f"{tmp_path}/./r.json")
     for out in ("x.mp4", "x.gif"):
         with pytest.raises(ConfigError, match=f"{out[1:]} is named like a"):
             translate(mirror, tmp_path, tmp_path / out)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.mp4"]
+
+
+def test_a_trailing_slash_says_that_it_is_a_folder(mirror: Translator, tmp_path: Path) -> None:
+    image = write(tmp_path / "a.png")
+    assert translate_paths(mirror, image, f"{tmp_path}/new.d/").done == 1
+    assert (tmp_path / "new.d" / "a.png").exists()
 
 
 # Shards
@@ -190,6 +199,21 @@ def test_another_job_does_not_go_on_under_the_names_of_an_interrupted_one(
     assert report.left > 0
     other = translate(unet, photos, tmp_path / "out", on_exists="rename", quality=50)
     assert (other.done, other.skipped, len(other.failed)) == (29, 0, 1)
+
+
+def test_a_run_that_renames_has_the_folder_to_itself(
+    mirror: Translator, photos: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    with only_run_in(out, shared=True):
+        with pytest.raises(ConfigError, match="Another run writes to"):
+            translate(mirror, photos, out, on_exists="rename")
+        assert translate(mirror, photos, out).done == 30
+    with only_run_in(out):  # as one that renames does
+        with pytest.raises(ConfigError, match="Another run writes to"):
+            translate(mirror, photos, out)
+        assert translate_paths(mirror, photos / "0.png", out / "named.png").done == 1
 
 
 def test_two_runs_that_rename_do_not_choose_the_same_names(
@@ -366,7 +390,16 @@ def test_the_report_has_a_line_for_every_image(
     assert path.read_bytes() == first
 
 
-@pytest.mark.parametrize("content", [b"PK\3\4", b"-----BEGIN PRIVATE KEY-----", b"{}", b"x"])
+OTHERS = [
+    b"PK\3\4",
+    b"-----BEGIN PRIVATE KEY-----",
+    b"{}",
+    b'{"input": "a", "output": "b"}\n',
+    b"x",
+]
+
+
+@pytest.mark.parametrize("content", OTHERS)
 def test_a_report_replaces_reports_alone(
     mirror: Translator, photos: Path, tmp_path: Path, content: bytes
 ) -> None:

@@ -82,7 +82,7 @@ def test_an_encoder_that_takes_no_such_frames(mirror, tmp_path, monkeypatch):
     write = _Writer.write
     cut = lambda self, pixels, *when: write(self, pixels[:51, :77], *when)  # noqa: E731
     monkeypatch.setattr(_Writer, "write", cut)
-    with pytest.raises(ConfigError, match="encoder of av1 takes no frames of 77 x 51 pixels"):
+    with pytest.raises(ConfigError, match="encoder of av1 does not take frames of 77 x 51 pixels"):
         translate_video(mirror, clip, tmp_path / "out.mp4", codec="av1")
     assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
 

@@ -84,6 +84,35 @@ def test_what_is_there_and_what_comes(mirror: Translator, source: Path, tmp_path
     assert len(mirror.generator.seen) == 2  # type: ignore[union-attr,arg-type]
 
 
+def test_a_folder_that_is_closed_for_a_while(
+    mirror: Translator,
+    source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out, scandir, closed = tmp_path / "out", os.scandir, [source / "upload"]
+
+    def guarded(path: Any) -> Any:
+        if Path(path) in closed:
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    write(source / "a.png")
+    write(source / "upload" / "b.png")
+
+    def opened() -> None:
+        assert sorted(tree(out)) == ["a.png"]
+        closed.clear()
+
+    report = watch(mirror, source, out, nothing, opened, nothing, nothing, progress=True)
+    assert (report.done, report.failed) == (2, [])
+    assert capsys.readouterr().err.count("upload: cannot be read (Permission denied)") == 1
+    closed.append(source / "upload")
+    assert watch(mirror, source, out, nothing, nothing).exit_code == 1
+
+
 def test_an_image_that_grows_is_left_until_it_is_whole(
     mirror: Translator, source: Path, tmp_path: Path
 ) -> None:
