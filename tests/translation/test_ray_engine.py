@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import signal
 import sys
 import threading
+import types
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -112,6 +114,22 @@ def test_nothing_to_do_asks_no_cluster(
     monkeypatch.delattr(ray_engine, "_cluster")
     report = translate(unet, photos, tmp_path / "out", engine="ray")
     assert (report.done, report.skipped) == (0, 30)
+
+
+def test_ray_leaves_the_signal_that_ends_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray, before = types.ModuleType("ray"), signal.getsignal(signal.SIGTERM)
+    ray.data = types.ModuleType("ray.data")  # type: ignore[attr-defined]
+    ray.is_initialized = lambda: False  # type: ignore[attr-defined]
+    ray.init = lambda **_: signal.signal(signal.SIGTERM, signal.SIG_IGN)  # type: ignore[attr-defined]
+    ray.shutdown = lambda: None  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setitem(sys.modules, "ray.data", ray.data)
+    monkeypatch.setenv("RAY_ADDRESS", "somewhere")
+    try:
+        with ray_engine._cluster():
+            assert signal.getsignal(signal.SIGTERM) is before
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_ray_that_is_not_installed(
