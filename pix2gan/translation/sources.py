@@ -98,7 +98,7 @@ def _named(folder: Path, pattern: str, found: Found) -> Iterator[Path]:
     try:
         with os.scandir(folder) as entries:
             names = [entry.name for entry in entries]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
         found.leave_out(error)
