@@ -38,11 +38,11 @@ if TYPE_CHECKING:
 def translate_clip(
     translator: Translator,
     source: Path,
-    out: Path,
+    named: str,
     options: FolderOptions,
     codec: str | None = None,
 ) -> FolderReport:
-    """Translate a video as `translate_paths` does an image; ``out`` is its name or a folder."""
+    """Translate a video as `translate_paths` does an image; ``named`` is its name or a folder."""
     if options.on_exists == "rename" or options.format is not None:
         raise ConfigError(
             "on_exists=rename and format are for images: name the video that is to be written"
@@ -51,7 +51,8 @@ def translate_clip(
         raise ConfigError(
             "Only images are signed, and this is a video: leave c2pa_certificate and c2pa_key out"
         )
-    if is_named_like_a_file(out):
+    out = Path(named)
+    if is_named_like_a_file(named):
         check_container(out)
     else:
         suffix = source.suffix if source.suffix.lower() in CONTAINERS else ".mp4"
@@ -63,9 +64,9 @@ def translate_clip(
         report.images = [_translate(translator, source, out, options, codec)]
     except BaseException:
         with suppress(OSError):  # the disk may be full, and that is being said already
-            _write_report(translator, report, options)
+            write_report(options.report, report.images, translator)
         raise
-    _write_report(translator, report, options)
+    write_report(options.report, report.images, translator)
     report.seconds = time.monotonic() - started
     return report
 
@@ -101,8 +102,3 @@ def _translate(
     except DataError as error:
         return Outcome(source, out, FAILED, str(error).removeprefix(f"{source} "))
     return Outcome(source, out, TRANSLATED)
-
-
-def _write_report(translator: Translator, report: FolderReport, options: FolderOptions) -> None:
-    if options.report is not None:
-        write_report(options.report, report.images, translator)

@@ -192,7 +192,7 @@ def translate_paths(
     if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
         refuse_name(out, "an image", "The output is a video")
         _refuse_folders_options(path, settings)
-        return translate_clip(translator, path, out, settings, codec)
+        return translate_clip(translator, path, named, settings, codec)
     if codec is not None:
         raise ConfigError(f"codec is for videos, and {source} is none: leave it out")
     if path.is_dir():
@@ -202,7 +202,7 @@ def translate_paths(
         if out.suffix.lower() in IMAGE_SUFFIXES and not out.is_dir():
             return _translate_file(translator, path, out, settings)
         refuse_name(out, "a video", "The output is an image")
-        if is_named_like_a_file(out) and not named.endswith(("/", os.sep)):
+        if is_named_like_a_file(named):
             check_target(out, settings)  # or photo.jepg would become a folder
         found, root = Found([path]), path.parent
     else:
@@ -275,10 +275,10 @@ def _run(translator: Translator, plan: Plan, out: Path, options: FolderOptions) 
             except BaseException:
                 report.images = [*plan.closed, *run.outcomes]
                 with suppress(OSError):  # the disk may be full, and that is being said already
-                    _write_report(translator, report, options)
+                    write_report(options.report, report.images, translator)
                 raise
             report.images = [*plan.closed, *run.outcomes]
-            _write_report(translator, report, options)
+            write_report(options.report, report.images, translator)
         if journal is not None and not report.left:
             journal.remove()
     report.seconds = time.monotonic() - started
@@ -295,13 +295,8 @@ def _foretell(
     for job in jobs:
         there = options.on_exists != "overwrite" and os.path.lexists(job.target)
         report.images.append(Outcome(job.source, job.target, SKIPPED if there else PLANNED))
-    _write_report(translator, report, options)
+    write_report(options.report, report.images, translator)
     return report
-
-
-def _write_report(translator: Translator, report: FolderReport, options: FolderOptions) -> None:
-    if options.report is not None:
-        write_report(options.report, report.images, translator)
 
 
 def _journal(translator: Translator, plan: Plan, out: Path, options: FolderOptions) -> NameJournal:

@@ -137,9 +137,11 @@ def is_report(head: bytes) -> bool:
 
 
 def write_report(
-    path: str | os.PathLike[str], images: Sequence[Outcome], translator: Translator
+    path: str | os.PathLike[str] | None, images: Sequence[Outcome], translator: Translator
 ) -> None:
-    """Write the lines of a whole run to a file, in place of what it held."""
+    """Write the lines of a whole run to a file, if there is to be one, in place of what it held."""
+    if path is None:
+        return
     with atomic_write(path) as file:
         file.write(report_lines(images, translator))
 

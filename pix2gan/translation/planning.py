@@ -28,7 +28,7 @@ def plan_images(
     """
     closed = closed_folders(found, root, out)
     if closed and (options.on_error == "stop" or not found.images):
-        raise unreadable(closed[0].source, found.closed[closed[0].source])
+        raise unreadable(*next(iter(found.closed.items())))
     plan = plan_jobs(
         found.images,
         root,

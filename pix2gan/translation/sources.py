@@ -138,10 +138,13 @@ def refuse_name(out: Path, kind: str, why: str) -> None:
         raise ConfigError(f"{why}, and {out} is named like {kind}: choose another name")
 
 
-def is_named_like_a_file(out: Path) -> bool:
-    """Whether `out` has a suffix (that of v1.2 is none) and is no folder that is there."""
-    suffix = out.suffix.lower()
-    return (suffix[1:].isalpha() or suffix in VIDEO_SUFFIXES) and not out.is_dir()
+def is_named_like_a_file(out: str | os.PathLike[str]) -> bool:
+    """Whether `out` has a suffix (that of v1.2 is none) and is no folder that is there, or that a
+    slash at its end says it will be."""
+    if os.fspath(out).endswith(("/", os.sep)):
+        return False
+    suffix = Path(out).suffix.lower()
+    return (suffix[1:].isalpha() or suffix in VIDEO_SUFFIXES) and not Path(out).is_dir()
 
 
 def is_within(path: str, folder: str) -> bool:

@@ -64,8 +64,7 @@ def translate_stream(
     if status == TRANSLATED:
         _deliver(data, out)
     report.images = [Outcome(_named(source), _named(out), status, error)]
-    if options.report is not None:
-        write_report(options.report, report.images, translator)
+    write_report(options.report, report.images, translator)
     report.seconds = time.monotonic() - started
     return report
 

@@ -60,8 +60,7 @@ def watch_folder(
     started = time.monotonic()
     images_of_folder(source, out, recursive=False, pattern=None)  # before `out` is made
     make_out(out, writable=True)
-    if options.report is not None:
-        write_report(options.report, [], translator)
+    write_report(options.report, [], translator)
     watch = _Watch(translator, source, out, options)
     with only_run_in(out, shared=True) as admitted:
         if admitted is False:

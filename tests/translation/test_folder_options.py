@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from pathlib import Path
@@ -90,6 +91,23 @@ def test_a_trailing_slash_says_that_it_is_a_folder(mirror: Translator, tmp_path:
     image = write(tmp_path / "a.png")
     assert translate_paths(mirror, image, f"{tmp_path}/new.d/").done == 1
     assert (tmp_path / "new.d" / "a.png").exists()
+    video = image.rename(tmp_path / "b.mp4")
+    planned = translate_paths(mirror, video, f"{tmp_path}/other.d/", dry_run=True).planned
+    assert planned == [(video, tmp_path / "other.d" / "b.mp4")]
+
+
+@pytest.mark.parametrize("option", [{"watch": True}, {"glob": "*"}, {"codec": "h264"}, {}])
+@pytest.mark.parametrize("name", ["phtos", "clip.mp4", "a.png"])
+def test_a_mistyped_path_is_told_before_its_options(
+    mirror: Translator, tmp_path: Path, name: str, option: dict[str, Any]
+) -> None:
+    with pytest.raises(DataError, match=f"There is no file or folder {tmp_path / name}"):
+        translate_paths(mirror, tmp_path / name, tmp_path / "out", **option)
+
+
+def test_a_video_is_no_stream(mirror: Translator, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"A stream takes one image, and b\.mp4 is a video"):
+        translate_paths(mirror, "b.mp4", io.BytesIO())
 
 
 # Shards
